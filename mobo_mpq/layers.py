@@ -1,0 +1,81 @@
+"""What a layer is, to everything that counts, prices or chooses bits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+
+class OpKind(StrEnum):
+    """Kinds of operators that cost models tell apart."""
+
+    CONV = "conv"
+    DEPTHWISE = "depthwise"
+    LINEAR = "linear"
+    MATMUL = "matmul"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSpec:
+    """One quantizable operator, as seen on one inference (batch size 1).
+
+    Attributes:
+        name: fully qualified module name, ``layer1.0.conv1``; a second call of one module has the suffix ``@1``.
+        kind: what cost models tell apart.
+        weight_shape: ``(out, in / groups, *kernel)``; ``()`` when the operator has no weight.
+        input_shape: without the batch, ``(channels, *space)`` or ``(*positions, features)``.
+        output_shape: likewise.
+        groups: of a convolution.
+        stride: of a convolution, along its first spatial axis.
+        activation_group: layers of one group share activation bits; ``""`` means its own.
+        weight_group: layers of one group read the same weight, so they share its bits; ``""`` means its own.
+        input_tensor: the tensor that is read; layers that read one tensor share its quantizer.
+    """
+
+    name: str
+    kind: OpKind
+    weight_shape: tuple[int, ...]
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    groups: int = 1
+    stride: int = 1
+    activation_group: str = ""
+    weight_group: str = ""
+    input_tensor: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", OpKind(self.kind))
+        for field in ("weight_shape", "input_shape", "output_shape"):
+            object.__setattr__(self, field, tuple(int(size) for size in getattr(self, field)))
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates per inference, bias excluded."""
+        if not self.weight_shape:  # a product of two activations: (..., m, k) x (..., k, n)
+            return math.prod(self.output_shape) * self.input_shape[-1]
+        return math.prod(self.output_shape) * math.prod(self.weight_shape[1:])
+
+    @property
+    def num_weights(self) -> int:
+        """Elements of the weight, bias excluded; 0 for an operator without one."""
+        return math.prod(self.weight_shape) if self.weight_shape else 0
+
+    @property
+    def activation_tie(self) -> str:
+        """The key of the activation decision: the group, or the layer alone."""
+        return self.activation_group or self.name
+
+    @property
+    def weight_tie(self) -> str:
+        """The key of the weight decision: the group, or the layer alone."""
+        return self.weight_group or self.name
+
+
+def architecture_digest(layers: Sequence[LayerSpec]) -> str:
+    """SHA-256 over names, shapes and ties: two models that agree take the same policies."""
+    text = json.dumps([asdict(layer) for layer in layers], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
