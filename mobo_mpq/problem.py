@@ -1,0 +1,177 @@
+"""Everything that a strategy may know before the first trial."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mobo_mpq.errors import InfeasibleBudget, InputError
+from mobo_mpq.layers import LayerSpec, OpKind
+from mobo_mpq.objective import CostObjective, Direction, Measurement, Objective, ObjectiveInfo
+from mobo_mpq.policy import Policy
+from mobo_mpq.space import SearchSpace
+
+TOLERANCE = 1e-9
+"""Budgets hold up to this relative excess, which is rounding."""
+
+_UNITS = {"s": "s", "j": "J", "bytes": "byte", "bops": "bit-op"}
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Layers, legal policies, objectives and budgets.
+
+    Attributes:
+        layers: in the order of the network.
+        space: the legal policies.
+        objectives: one measured quality, given by its :class:`ObjectiveInfo`, and any number of exact costs.
+        budgets: name of a cost -> largest value allowed.
+        constraints: costs that are no objectives, but that a budget names.
+        sensitivity: ``layers x options``, expected quality loss, where it has been measured.
+
+    Raises:
+        InputError: when there is not exactly one quality, no cost, or a budget on an unknown cost.
+        InfeasibleBudget: when no policy is that cheap.
+    """
+
+    layers: tuple[LayerSpec, ...]
+    space: SearchSpace
+    objectives: tuple[Objective, ...]
+    budgets: Mapping[str, float] = field(default_factory=dict)
+    constraints: tuple[CostObjective, ...] = ()
+    sensitivity: NDArray[np.float64] | None = None
+
+    def __post_init__(self) -> None:
+        qualities = [objective for objective in self.objectives if isinstance(objective, ObjectiveInfo)]
+        if len(qualities) != 1 or not self.costs:
+            raise InputError(
+                f"a problem trades one measured quality against at least one cost; "
+                f"got {len(qualities)} measured and {len(self.costs)} costs"
+            )
+        for name, limit in self.budgets.items():
+            cost = self.cost(name)
+            cheapest = self._cheapest(cost)
+            if cheapest > limit * (1 + TOLERANCE):
+                raise InfeasibleBudget(name, cheapest, limit)
+
+    @classmethod
+    def from_tables(
+        cls,
+        names: Sequence[str],
+        *,
+        weight_bits: Sequence[int],
+        activation_bits: Sequence[int],
+        costs: Mapping[str, ArrayLike],
+        references: Mapping[str, float],
+        quality: ObjectiveInfo,
+        sensitivity: ArrayLike | None = None,
+        budgets: Mapping[str, float] | None = None,
+    ) -> Self:
+        """A problem without a network.
+
+        Args:
+            names: of the layers.
+            weight_bits: every layer's choices.
+            activation_bits: every layer's choices.
+            costs: name -> ``layers x options``, options in the order of ``product(weight_bits, activation_bits)``.
+            references: name of a cost -> its worst value of interest.
+            quality: the measured objective.
+            sensitivity: ``layers x options``, expected quality loss.
+            budgets: name of a cost -> largest value allowed.
+
+        Raises:
+            InputError: when a table has another shape, or a reference is missing.
+        """
+        weight_bits, activation_bits = sorted(weight_bits), sorted(activation_bits)
+        space = SearchSpace.product(names, weight_bits, activation_bits)
+        tables = {name: _table(name, table, space) for name, table in costs.items()}
+        for name in tables:
+            if name not in references:
+                raise InputError(f"cost '{name}' has no reference; give its worst value of interest in references")
+        objectives: list[Objective] = [quality]
+        for name, table in tables.items():
+            unit = _UNITS.get(name.rsplit("_", 1)[-1].lower(), "")
+            objectives.append(
+                CostObjective(ObjectiveInfo(name, unit, Direction.MINIMIZE, references[name]), space, table)
+            )
+        layers = tuple(LayerSpec(name, OpKind.LINEAR, (), (1,), (1,)) for name in names)
+        measured = None if sensitivity is None else _table("sensitivity", sensitivity, space)
+        return cls(layers, space, tuple(objectives), dict(budgets or {}), (), measured)
+
+    # --- objectives -------------------------------------------------------------------------------------------------
+
+    @property
+    def infos(self) -> tuple[ObjectiveInfo, ...]:
+        """Description of every objective, in order: m of them."""
+        return tuple(o if isinstance(o, ObjectiveInfo) else o.info for o in self.objectives)
+
+    @cached_property
+    def quality(self) -> ObjectiveInfo:
+        """The measured objective."""
+        return next(objective for objective in self.objectives if isinstance(objective, ObjectiveInfo))
+
+    @property
+    def costs(self) -> tuple[CostObjective, ...]:
+        """The objectives that are known exactly."""
+        return tuple(objective for objective in self.objectives if isinstance(objective, CostObjective))
+
+    @cached_property
+    def reference(self) -> NDArray[np.float64]:  # m
+        """The worst point of interest, all objectives maximised."""
+        return np.array([info.sign * info.reference for info in self.infos])
+
+    def maximised(self, values: Mapping[str, Measurement]) -> NDArray[np.float64]:  # m
+        """A trial's values with the signs that make every objective one to maximise."""
+        return np.array([info.sign * values[info.name].value for info in self.infos])
+
+    def cost(self, name: str) -> CostObjective:
+        """A cost, objective or constraint, by name.
+
+        Raises:
+            InputError: when there is none of that name.
+        """
+        known = {cost.info.name: cost for cost in (*self.costs, *self.constraints)}
+        if name not in known:
+            raise InputError(f"no cost '{name}' in this problem; it has {', '.join(known)}")
+        return known[name]
+
+    def cost_values(self, policy: Policy) -> dict[str, Measurement]:
+        """The exact costs of a policy, by name."""
+        return {cost.info.name: Measurement(cost(policy), 0.0) for cost in self.costs}
+
+    # --- budgets ----------------------------------------------------------------------------------------------------
+
+    def over_budget(self, policy: Policy) -> str | None:
+        """A sentence that names the budget that the policy breaks, if it breaks one."""
+        for name, limit in self.budgets.items():
+            value = self.cost(name)(policy)
+            if value > limit * (1 + TOLERANCE):
+                return f"{name} of {value:.6g} is over the budget of {limit:.6g}"
+        return None
+
+    def affordable(self, levels: NDArray[np.intp]) -> NDArray[np.bool_]:  # (..., d) -> (...)
+        """Whether policies, given by levels, keep every budget."""
+        keeps = np.ones(levels.shape[:-1], dtype=np.bool_)
+        for name, limit in self.budgets.items():
+            keeps &= self.cost(name).of_levels(levels) <= limit * (1 + TOLERANCE)
+        return keeps
+
+    def _cheapest(self, cost: CostObjective) -> float:
+        from mobo_mpq.strategies.allocation import cheapest
+
+        return cost(cheapest(self.space, cost.table))
+
+
+def _table(name: str, table: ArrayLike, space: SearchSpace) -> NDArray[np.float64]:
+    array = np.asarray(table, dtype=np.float64)
+    expected = (len(space.names), len(space.options))
+    if array.shape != expected:
+        raise InputError(f"table '{name}' has shape {array.shape}; expected {expected}, layers x options")
+    if not np.isfinite(array).all():
+        raise InputError(f"table '{name}' holds values that are not finite; expected a number for every layer and option")
+    return array

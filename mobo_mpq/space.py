@@ -1,0 +1,492 @@
+"""The legal policies: choices per layer, ties, pins, and the pairs that the target supports.
+
+A policy is a choice of one *level* for each free *variable*. A variable is the bits of one tensor, or of several tied
+ones: the weight of a layer, or the activations that several layers read or that meet in an addition.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobo_mpq.errors import InputError, PolicyError, UnknownName
+from mobo_mpq.hardware import HardwareTarget
+from mobo_mpq.layers import LayerSpec
+from mobo_mpq.policy import LayerBits, Policy
+
+Levels = NDArray[np.intp]
+Pairs = frozenset[tuple[int, int]]
+Role = Literal["weight", "activation"]
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """One ordinal decision: the bits of one tensor, or of several tied ones.
+
+    Attributes:
+        name: ``layer1.0.conv1.weight``: the first of its layers, and the role.
+        role: which bits of the layers it sets.
+        choices: bits, strictly increasing.
+        layers: names of the layers that it decides for.
+    """
+
+    name: str
+    role: Role
+    choices: tuple[int, ...]
+    layers: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class SearchSpace:
+    """All legal policies of one network on one target.
+
+    Attributes:
+        names: the layers, in the order of the network.
+        pairs: legal (weight, activation) bits of each layer.
+        decisions: every decision, those with a single choice (pins) included.
+    """
+
+    names: tuple[str, ...]
+    pairs: tuple[Pairs, ...]
+    decisions: tuple[Variable, ...]
+
+    def __post_init__(self) -> None:
+        if not self.is_legal(self._highest_levels[None])[0]:
+            raise InputError(
+                "the highest bits everywhere are not a legal policy of this space: a target has to support the pair of "
+                "its highest weight bits and its highest activation bits; pin the layers where it does not"
+            )
+
+    @classmethod
+    def from_layers(
+        cls,
+        layers: Sequence[LayerSpec],
+        target: HardwareTarget,
+        *,
+        weight_bits: Iterable[int] | None = None,
+        activation_bits: Iterable[int] | None = None,
+        pin: Mapping[str, tuple[int, int]] | None = None,
+        tie: Iterable[Sequence[str]] = (),
+    ) -> Self:
+        """The legal policies of a traced network on a target.
+
+        Args:
+            layers: of the network; their groups become ties.
+            target: its supported pairs limit every layer.
+            weight_bits: restricts the weights further; ``None`` takes all that the target supports from 2 bits up.
+            activation_bits: likewise for the inputs.
+            pin: layer name -> (weight, activation) bits that are not searched.
+            tie: groups of layer names that take the same bits, beyond those that the network itself ties.
+
+        Raises:
+            InputError: bits that the target does not support, or a pin or tie that leaves a layer no choice.
+            UnknownName: a pin or a tie names a layer that does not exist.
+        """
+        if not layers:
+            raise InputError("the network has no quantizable layer; expected at least one convolution or linear layer")
+        names = tuple(layer.name for layer in layers)
+        pins, ties = dict(pin or {}), [tuple(group) for group in tie]
+        for name in itertools.chain(pins, *ties):
+            if name not in names:
+                raise UnknownName("layer", name, names, "Run 'mobo-mpq search --dry-run' to list them.")
+        weights = None if weight_bits is None else frozenset(weight_bits)
+        activations = None if activation_bits is None else frozenset(activation_bits)
+        _check_supported(target, layers, weights, "weight")
+        _check_supported(target, layers, activations, "activation")
+        pairs = [_layer_pairs(layer, target, weights, activations, pins.get(layer.name)) for layer in layers]
+        keys: dict[Role, list[str]] = {
+            "weight": _merge([layer.weight_tie for layer in layers], names, ties),
+            "activation": _merge([layer.activation_tie for layer in layers], names, ties),
+        }
+        return cls(names, *_decide(names, pairs, keys))
+
+    @classmethod
+    def product(cls, names: Sequence[str], weight_bits: Sequence[int], activation_bits: Sequence[int]) -> Self:
+        """Every layer takes every pair, independently of all others.
+
+        Raises:
+            InputError: when a list is empty, or names repeat.
+        """
+        if not names or not weight_bits or not activation_bits:
+            raise InputError("a space needs at least one layer, one number of weight bits and one of activation bits")
+        if len(set(names)) != len(names):
+            raise InputError("layer names repeat; expected each name once")
+        pairs = [frozenset(itertools.product(weight_bits, activation_bits))] * len(names)
+        return cls(tuple(names), *_decide(tuple(names), pairs, {"weight": list(names), "activation": list(names)}))
+
+    # --- the shape of the space -------------------------------------------------------------------------------------
+
+    @cached_property
+    def variables(self) -> tuple[Variable, ...]:
+        """The free decisions: d of them."""
+        return tuple(variable for variable in self.decisions if len(variable.choices) > 1)
+
+    @cached_property
+    def sizes(self) -> Levels:  # d
+        """Number of choices of each variable."""
+        return np.array([len(variable.choices) for variable in self.variables], dtype=np.intp)
+
+    @cached_property
+    def weight_bits(self) -> tuple[int, ...]:
+        """All weight bits that occur, increasing."""
+        return tuple(sorted({weight for pairs in self.pairs for weight, _ in pairs}))
+
+    @cached_property
+    def activation_bits(self) -> tuple[int, ...]:
+        """All activation bits that occur, increasing."""
+        return tuple(sorted({activation for pairs in self.pairs for _, activation in pairs}))
+
+    @cached_property
+    def options(self) -> tuple[LayerBits, ...]:
+        """The columns of every cost table: ``product(weight_bits, activation_bits)``."""
+        return tuple(LayerBits(*pair) for pair in itertools.product(self.weight_bits, self.activation_bits))
+
+    @cached_property
+    def cardinality(self) -> int:
+        """Number of legal policies, exactly."""
+        return math.prod(self._count(component) for component in self._components())
+
+    # --- policies and their levels ----------------------------------------------------------------------------------
+
+    def to_levels(self, policies: Sequence[Policy]) -> Levels:  # n -> n x d
+        """Level of each variable.
+
+        Raises:
+            PolicyError: when a policy is not one of this space.
+        """
+        rows = []
+        for policy in policies:
+            if tuple(policy) != self.names:
+                missing = [name for name in self.names if name not in policy]
+                extra = [name for name in policy if name not in self.names]
+                odd = f"lacks '{missing[0]}'" if missing else f"has '{extra[0]}'" if extra else "lists them in another order"
+                raise PolicyError(
+                    f"the policy is of another model: it {odd}; expected the layers {', '.join(self.names)}"
+                )
+            rows.append([self._level(policy, variable) for variable in self.decisions])
+        every = np.array(rows, dtype=np.intp).reshape(len(policies), len(self.decisions))
+        for policy, row in zip(policies, every, strict=True):
+            if self._expand_policy(row) != policy or not self._legal(row):
+                raise PolicyError(_why_illegal(policy, self))
+        return every[:, self._free]
+
+    def _level(self, policy: Policy, variable: Variable) -> int:
+        bits = getattr(policy[variable.layers[0]], variable.role)
+        if bits not in variable.choices:
+            raise PolicyError(
+                f"layer '{variable.layers[0]}' has {bits} {variable.role} bits; "
+                f"expected one of {', '.join(map(str, variable.choices))}"
+            )
+        return variable.choices.index(bits)
+
+    def to_policies(self, levels: Levels) -> list[Policy]:  # n x d -> n
+        """The inverse of :meth:`to_levels`."""
+        return [self._expand_policy(row) for row in self._expand(np.atleast_2d(levels))]
+
+    def encode(self, policies: Sequence[Policy]) -> NDArray[np.float64]:  # n -> n x d
+        """Levels scaled to [0, 1]: 0 the lowest choice of a variable, 1 the highest."""
+        return np.asarray(self.to_levels(policies) / np.maximum(self.sizes - 1, 1), dtype=np.float64)
+
+    def decode(self, x: NDArray[np.float64]) -> list[Policy]:  # n x d -> n
+        """The nearest level of each variable, then the smallest rise that makes the policy legal."""
+        levels = np.rint(np.clip(x, 0.0, 1.0) * (self.sizes - 1)).astype(np.intp)
+        return self.to_policies(np.array([self.repair(row) for row in np.atleast_2d(levels)]))
+
+    def option_indices(self, levels: Levels) -> Levels:  # (..., d) -> (..., layers)
+        """Column of each layer in a cost table."""
+        every = self._expand(levels)
+        weight = self._bit_index[self._decision_of["weight"], every[..., self._decision_of["weight"]]]
+        activation = self._bit_index[self._decision_of["activation"], every[..., self._decision_of["activation"]]]
+        index: Levels = weight * len(self.activation_bits) + activation
+        return index
+
+    def is_legal(self, levels: Levels) -> NDArray[np.bool_]:  # n x d -> n
+        """Whether the target supports every layer's pair."""
+        return self._legal_options[np.arange(len(self.names)), self.option_indices(levels)].all(axis=-1)
+
+    def __contains__(self, policy: object) -> bool:
+        if not isinstance(policy, Policy):
+            return False
+        try:
+            self.to_levels([policy])
+        except PolicyError:
+            return False
+        return True
+
+    # --- walking the space ------------------------------------------------------------------------------------------
+
+    def highest(self) -> Policy:
+        """The highest bits everywhere."""
+        return self.to_policies(self._highest_levels)[0]
+
+    def lowest(self) -> Policy:
+        """The lowest bits everywhere that are legal together."""
+        return self.to_policies(self.repair(np.zeros(len(self.variables), dtype=np.intp)))[0]
+
+    def uniform(self, weight: int, activation: int) -> Policy:
+        """Every free variable at the choice nearest to the bits asked for, from above where there is one."""
+        wanted = {"weight": weight, "activation": activation}
+        levels = [
+            min(int(np.searchsorted(variable.choices, wanted[variable.role])), len(variable.choices) - 1)
+            for variable in self.variables
+        ]
+        return self.to_policies(self.repair(np.array(levels, dtype=np.intp)))[0]
+
+    def sample(self, n: int, rng: np.random.Generator) -> list[Policy]:
+        """``n`` independent policies: every variable uniform, then raised to the next legal pair where needed."""
+        levels = rng.integers(0, self.sizes, size=(n, len(self.sizes)))
+        return self.to_policies(np.array([self.repair(row) for row in levels], dtype=np.intp).reshape(levels.shape))
+
+    def neighbours(self, policy: Policy) -> Iterator[Policy]:
+        """All legal policies that differ in one variable (and in what legality drags along)."""
+        start = self.to_levels([policy])[0]
+        seen = {start.tobytes()}
+        for index, size in enumerate(self.sizes):
+            for level in range(int(size)):
+                if level == start[index]:
+                    continue
+                moved = start.copy()
+                moved[index] = level
+                moved = self.repair(moved, up=bool(level > start[index]))
+                if moved.tobytes() not in seen:
+                    seen.add(moved.tobytes())
+                    yield self.to_policies(moved)[0]
+
+    def repair(self, levels: Levels, *, up: bool = True) -> Levels:  # d -> d
+        """The nearest legal levels reached by raising (or lowering) bits alone; falls back on raising."""
+        if self._is_product:
+            return levels
+        every = self._expand(levels)
+        while (illegal := self._first_illegal(every)) is not None:
+            name_bits = self._bits(every, illegal)
+            beyond = [pair for pair in self.pairs[illegal] if all((p >= b) if up else (p <= b) for p, b in zip(pair, name_bits, strict=True))]
+            if not beyond:
+                return self.repair(levels, up=True) if not up else self._highest_levels.copy()
+            nearest = min(beyond, key=lambda pair: (abs(pair[0] - name_bits[0]) + abs(pair[1] - name_bits[1]), pair))
+            for role, bits in zip(("weight", "activation"), nearest, strict=True):
+                decision = int(self._decision_of[role][illegal])
+                every[decision] = self._step(self.decisions[decision].choices, bits, up)
+        return every[self._free]
+
+    @staticmethod
+    def _step(choices: tuple[int, ...], bits: int, up: bool) -> int:
+        if bits in choices:
+            return choices.index(bits)
+        # a tied layer forbids exactly these bits: go on in the same direction, the loop looks again
+        at = int(np.searchsorted(choices, bits))
+        return min(at, len(choices) - 1) if up else max(at - 1, 0)
+
+    # --- index tables -----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _free(self) -> Levels:
+        return np.array([i for i, v in enumerate(self.decisions) if len(v.choices) > 1], dtype=np.intp)
+
+    @cached_property
+    def _decision_of(self) -> dict[str, Levels]:
+        """For each role: the index of each layer's decision."""
+        index: dict[str, dict[str, int]] = {"weight": {}, "activation": {}}
+        for i, variable in enumerate(self.decisions):
+            index[variable.role].update(dict.fromkeys(variable.layers, i))
+        return {role: np.array([of[name] for name in self.names], dtype=np.intp) for role, of in index.items()}
+
+    @cached_property
+    def _bit_index(self) -> Levels:  # decisions x levels
+        """Position of each choice among all weight (or activation) bits."""
+        width = max(len(variable.choices) for variable in self.decisions)
+        table = np.zeros((len(self.decisions), width), dtype=np.intp)
+        for row, variable in enumerate(self.decisions):
+            grid = self.weight_bits if variable.role == "weight" else self.activation_bits
+            table[row, : len(variable.choices)] = [grid.index(bits) for bits in variable.choices]
+        return table
+
+    @cached_property
+    def _legal_options(self) -> NDArray[np.bool_]:  # layers x options
+        return np.array([[tuple(bits) in pairs for bits in self.options] for pairs in self.pairs])
+
+    @cached_property
+    def _highest_levels(self) -> Levels:
+        return np.array(self.sizes - 1, dtype=np.intp)
+
+    @cached_property
+    def _is_product(self) -> bool:
+        """Whether every combination of levels is legal."""
+        choices = self.decisions
+        weight, activation = self._decision_of["weight"], self._decision_of["activation"]
+        return all(
+            set(itertools.product(choices[w].choices, choices[a].choices)) <= pairs
+            for w, a, pairs in zip(weight, activation, self.pairs, strict=True)
+        )
+
+    def _expand(self, levels: Levels) -> Levels:  # (..., d) -> (..., decisions)
+        every = np.zeros((*levels.shape[:-1], len(self.decisions)), dtype=np.intp)
+        every[..., self._free] = levels
+        return every
+
+    def _bits(self, every: Levels, layer: int) -> LayerBits:
+        weight, activation = int(self._decision_of["weight"][layer]), int(self._decision_of["activation"][layer])
+        return LayerBits(
+            self.decisions[weight].choices[every[weight]], self.decisions[activation].choices[every[activation]]
+        )
+
+    def _expand_policy(self, every: Levels) -> Policy:
+        full = every if len(every) == len(self.decisions) else self._expand(every)
+        return Policy(tuple((name, self._bits(full, i)) for i, name in enumerate(self.names)))
+
+    def _first_illegal(self, every: Levels) -> int | None:
+        return next((i for i in range(len(self.names)) if tuple(self._bits(every, i)) not in self.pairs[i]), None)
+
+    def _legal(self, every: Levels) -> bool:
+        return self._first_illegal(every) is None
+
+    # --- counting ---------------------------------------------------------------------------------------------------
+
+    def _components(self) -> list[list[int]]:
+        """Layers, grouped such that no decision spans two groups."""
+        keys = _merge(
+            [f"w{w}" for w in self._decision_of["weight"]],
+            self.names,
+            [
+                tuple(self.names[i] for i in np.flatnonzero(self._decision_of["activation"] == a))
+                for a in set(self._decision_of["activation"].tolist())
+            ],
+        )
+        return [[i for i, key in enumerate(keys) if key == one] for one in dict.fromkeys(keys)]
+
+    def _count(self, component: list[int]) -> int:
+        """With the activations fixed, the weights are independent of one another."""
+        activations = sorted({int(self._decision_of["activation"][i]) for i in component})
+        weights = sorted({int(self._decision_of["weight"][i]) for i in component})
+        total = 0
+        for bits in itertools.product(*(self.decisions[a].choices for a in activations)):
+            chosen = dict(zip(activations, bits, strict=True))
+            total += math.prod(
+                sum(
+                    all(
+                        (choice, chosen[int(self._decision_of["activation"][i])]) in self.pairs[i]
+                        for i in component
+                        if self._decision_of["weight"][i] == w
+                    )
+                    for choice in self.decisions[w].choices
+                )
+                for w in weights
+            )
+        return total
+
+
+def _check_supported(
+    target: HardwareTarget, layers: Sequence[LayerSpec], bits: frozenset[int] | None, role: Role
+) -> None:
+    """Bits that no layer of the network can have on the target are a mistake, not a restriction."""
+    if bits is None:
+        return
+    column = 0 if role == "weight" else 1
+    known = {pair[column] for layer in layers for pair in target.bit_pairs.get(layer.kind, frozenset())}
+    for number in sorted(bits - known):
+        raise InputError(
+            f"target '{target.name}' does not support {number} {role} bits; "
+            f"it supports {', '.join(map(str, sorted(known)))}: change --{role}-bits"
+        )
+
+
+def _layer_pairs(
+    layer: LayerSpec,
+    target: HardwareTarget,
+    weights: frozenset[int] | None,
+    activations: frozenset[int] | None,
+    pin: tuple[int, int] | None,
+) -> Pairs:
+    supported = target.bit_pairs.get(layer.kind)
+    if not supported:
+        raise InputError(
+            f"target '{target.name}' does not run layers of kind '{layer.kind}', such as '{layer.name}'; "
+            f"it runs {', '.join(sorted(target.bit_pairs))}"
+        )
+    if pin is not None:
+        if tuple(pin) not in supported:
+            raise InputError(
+                f"layer '{layer.name}' is pinned to {pin[0]}/{pin[1]} bits, which target '{target.name}' does not "
+                f"support; it supports {', '.join(f'{w}/{a}' for w, a in sorted(supported))}"
+            )
+        return frozenset({(int(pin[0]), int(pin[1]))})
+    pairs = frozenset(
+        (w, a)
+        for w, a in supported
+        if (w in weights if weights is not None else w >= 2) and (a in activations if activations is not None else a >= 2)
+    )
+    if not pairs:
+        raise InputError(
+            f"none of the bits asked for fits layer '{layer.name}' on target '{target.name}'; it supports "
+            f"{', '.join(f'{w}/{a}' for w, a in sorted(supported))} (weight/activation) for layers of kind '{layer.kind}'"
+        )
+    return pairs
+
+
+def _merge(keys: Sequence[str], names: Sequence[str], ties: Iterable[Sequence[str]]) -> list[str]:
+    """One key per layer, such that layers that share a key, or are tied by name, end with the same one."""
+    merged = list(keys)
+    position = {name: i for i, name in enumerate(names)}
+    for group in ties:
+        wanted = {merged[position[name]] for name in group}
+        merged = [merged[position[group[0]]] if key in wanted else key for key in merged]
+    return merged
+
+
+def _decide(
+    names: tuple[str, ...], pairs: Sequence[Pairs], keys: Mapping[Role, list[str]]
+) -> tuple[tuple[Pairs, ...], tuple[Variable, ...]]:
+    """Make the decisions, with only those choices that some legal policy takes for the layer's own pair."""
+    live = list(pairs)
+    roles: tuple[Role, Role] = ("weight", "activation")
+    while True:  # dropping a choice of one decision may take away the last partner of another's
+        choices: dict[tuple[Role, str], frozenset[int]] = {}
+        for column, role in enumerate(roles):
+            for i, key in enumerate(keys[role]):
+                mine = frozenset(pair[column] for pair in live[i])
+                choices[role, key] = choices.get((role, key), mine) & mine
+                if not choices[role, key]:
+                    group = [name for name, other in zip(names, keys[role], strict=True) if other == key]
+                    raise InputError(
+                        f"layers {', '.join(group)} share their {role} bits, but no number of bits suits them all; "
+                        "pin them alike, or change the bits asked for"
+                    )
+        kept = [
+            frozenset(p for p in live[i] if p[0] in choices["weight", keys["weight"][i]] and p[1] in choices["activation", keys["activation"][i]])
+            for i in range(len(names))
+        ]
+        if kept == live:
+            break
+        live = kept
+    decisions = []
+    for i, name in enumerate(names):
+        for role in roles:
+            key = keys[role][i]
+            if key in keys[role][:i]:
+                continue
+            members = tuple(other for other, k in zip(names, keys[role], strict=True) if k == key)
+            decisions.append(Variable(f"{name}.{role}", role, tuple(sorted(choices[role, key])), members))
+    return tuple(live), tuple(decisions)
+
+
+def _why_illegal(policy: Policy, space: SearchSpace) -> str:
+    for variable in space.decisions:
+        bits = {getattr(policy[name], variable.role) for name in variable.layers}
+        if len(bits) > 1:
+            return (
+                f"layers {', '.join(variable.layers)} share their {variable.role} bits, but the policy gives them "
+                f"{', '.join(map(str, sorted(bits)))}; expected one number"
+            )
+    name, pairs = next(
+        (name, pairs) for name, pairs in zip(space.names, space.pairs, strict=True) if tuple(policy[name]) not in pairs
+    )
+    return (
+        f"layer '{name}' has {policy[name].weight}/{policy[name].activation} bits; expected one of "
+        f"{', '.join(f'{w}/{a}' for w, a in sorted(pairs))} (weight/activation)"
+    )

@@ -1,0 +1,91 @@
+"""A proposal, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from mobo_mpq.objective import Measurement
+from mobo_mpq.policy import Policy
+
+REPLICATE = "replicate"
+"""The one origin under which a policy may be evaluated again."""
+
+
+class TrialState(StrEnum):
+    """How far a trial has come. All but ``running`` are final."""
+
+    RUNNING = "running"
+    COMPLETE = "complete"
+    PRUNED = "pruned"  # over budget, or stopped early
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a policy becomes a quantized network: "ptq", "qat", ... and its options.
+
+    Attributes:
+        kind: name of a registered recipe.
+        epochs: passes over the training data, fractions allowed; 0 where nothing is trained.
+        train_fraction: share of the training data that is used.
+        options: what else the recipe takes.
+    """
+
+    kind: str
+    epochs: float = 0.0
+    train_fraction: float = 1.0
+    options: Mapping[str, float | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What a strategy wants evaluated.
+
+    Attributes:
+        policy: the bits; ``None`` where the recipe finds them while it trains.
+        origin: what in the strategy made it, "sobol" or "qlognehvi".
+        recipe: overrides the study's recipe when given.
+    """
+
+    policy: Policy | None
+    origin: str
+    recipe: Recipe | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One policy, evaluated once.
+
+    Attributes:
+        number: 0, 1, 2, ... in the order of proposal.
+        state: how far it has come.
+        policy: what is, or was really, evaluated.
+        origin: what made it.
+        values: objective name -> measurement; empty unless complete.
+        seed: the trial's own seed, derived from the study's and the number.
+        error: why it failed or was pruned.
+        started: UTC.
+        finished: UTC.
+        seconds: spent on the evaluation.
+        recipe: overrides the study's recipe when given.
+    """
+
+    number: int
+    state: TrialState
+    policy: Policy | None
+    origin: str
+    values: Mapping[str, Measurement] = field(default_factory=dict)
+    seed: int = 0
+    error: str | None = None
+    started: datetime | None = None
+    finished: datetime | None = None
+    seconds: float | None = None
+    recipe: Recipe | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing more will be heard of it."""
+        return self.state is not TrialState.RUNNING
