@@ -46,13 +46,13 @@ _HOME = {
     "TrialState": "mobo_mpq.trial",
     "UnknownName": "mobo_mpq.errors",
     "WorkError": "mobo_mpq.errors",
-    "allocate": "mobo_mpq.strategies.allocation",
+    "allocate": "mobo_mpq.allocation",
     "cost_table": "mobo_mpq.hardware",
     "hypervolume": "mobo_mpq.pareto",
     "load_target": "mobo_mpq.objectives.hardware",
     "load_task": "mobo_mpq.objectives.tasks",
     "non_dominated": "mobo_mpq.pareto",
-    "optimize": "mobo_mpq.optimize",
+    "optimize": "mobo_mpq.optimization",
     "search": "mobo_mpq.workflows.search",
     "trace_layers": "mobo_mpq.tracing",
 }
@@ -66,12 +66,12 @@ if TYPE_CHECKING:
     from mobo_mpq.objective import CostObjective, Direction, Measurement, ObjectiveInfo
     from mobo_mpq.objectives.hardware import load_target
     from mobo_mpq.objectives.tasks import load_task
-    from mobo_mpq.optimize import optimize
+    from mobo_mpq.optimization import optimize
     from mobo_mpq.pareto import hypervolume, non_dominated
     from mobo_mpq.policy import LayerBits, Policy
     from mobo_mpq.problem import Problem
     from mobo_mpq.space import SearchSpace
-    from mobo_mpq.strategies.allocation import allocate
+    from mobo_mpq.allocation import allocate
     from mobo_mpq.strategies.base import Strategy
     from mobo_mpq.study import Study
     from mobo_mpq.tracing import trace_layers

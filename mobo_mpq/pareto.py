@@ -16,7 +16,9 @@ def _points(points: ArrayLike) -> NDArray[np.float64]:
     if array.ndim != 2:
         raise InputError(f"points have shape {array.shape}; expected n x m, one row per point")
     if np.isnan(array).any():
-        raise InputError("points hold NaN; drop failed trials before asking for a Pareto set or a hypervolume")
+        raise InputError(
+            "points hold NaN; drop failed trials before asking for a Pareto set or a hypervolume"
+        )
     return array
 
 
@@ -47,5 +49,7 @@ def hypervolume(points: ArrayLike, reference: ArrayLike) -> float:  # n x m, m -
     if len(array) == 0:
         return 0.0
     if corner.shape != (array.shape[1],):
-        raise InputError(f"the reference has shape {corner.shape}, the points {array.shape}; expected one number per objective")
+        raise InputError(
+            f"the reference has shape {corner.shape}, the points {array.shape}; expected one number per objective"
+        )
     return float(moocore.hypervolume(array, ref=corner, maximise=True))

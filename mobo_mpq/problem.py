@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +21,17 @@ TOLERANCE = 1e-9
 """Budgets hold up to this relative excess, which is rounding."""
 
 _UNITS = {"s": "s", "j": "J", "bytes": "byte", "bops": "bit-op"}
+
+
+class BrokenBudget(NamedTuple):
+    """A cost, its value for some policy, and the limit that it exceeds."""
+
+    name: str
+    value: float
+    limit: float
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.value:.6g} is over the budget of {self.limit:.6g}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,12 +99,17 @@ class Problem:
         Raises:
             InputError: when a table has another shape, or a reference is missing.
         """
-        weight_bits, activation_bits = sorted(weight_bits), sorted(activation_bits)
         space = SearchSpace.product(names, weight_bits, activation_bits)
-        tables = {name: _table(name, table, space) for name, table in costs.items()}
+        given = list(itertools.product(weight_bits, activation_bits))
+        order = [
+            given.index(tuple(bits)) for bits in space.options
+        ]  # the space sorts bits, the caller need not
+        tables = {name: _table(name, table, space)[:, order] for name, table in costs.items()}
         for name in tables:
             if name not in references:
-                raise InputError(f"cost '{name}' has no reference; give its worst value of interest in references")
+                raise InputError(
+                    f"cost '{name}' has no reference; give its worst value of interest in references"
+                )
         objectives: list[Objective] = [quality]
         for name, table in tables.items():
             unit = _UNITS.get(name.rsplit("_", 1)[-1].lower(), "")
@@ -100,7 +117,7 @@ class Problem:
                 CostObjective(ObjectiveInfo(name, unit, Direction.MINIMIZE, references[name]), space, table)
             )
         layers = tuple(LayerSpec(name, OpKind.LINEAR, (), (1,), (1,)) for name in names)
-        measured = None if sensitivity is None else _table("sensitivity", sensitivity, space)
+        measured = None if sensitivity is None else _table("sensitivity", sensitivity, space)[:, order]
         return cls(layers, space, tuple(objectives), dict(budgets or {}), (), measured)
 
     # --- objectives -------------------------------------------------------------------------------------------------
@@ -146,12 +163,12 @@ class Problem:
 
     # --- budgets ----------------------------------------------------------------------------------------------------
 
-    def over_budget(self, policy: Policy) -> str | None:
-        """A sentence that names the budget that the policy breaks, if it breaks one."""
+    def broken_budget(self, policy: Policy) -> BrokenBudget | None:
+        """The first budget that the policy breaks, if it breaks one."""
         for name, limit in self.budgets.items():
             value = self.cost(name)(policy)
             if value > limit * (1 + TOLERANCE):
-                return f"{name} of {value:.6g} is over the budget of {limit:.6g}"
+                return BrokenBudget(name, value, limit)
         return None
 
     def affordable(self, levels: NDArray[np.intp]) -> NDArray[np.bool_]:  # (..., d) -> (...)
@@ -162,7 +179,7 @@ class Problem:
         return keeps
 
     def _cheapest(self, cost: CostObjective) -> float:
-        from mobo_mpq.strategies.allocation import cheapest
+        from mobo_mpq.allocation import cheapest
 
         return cost(cheapest(self.space, cost.table))
 
@@ -173,5 +190,7 @@ def _table(name: str, table: ArrayLike, space: SearchSpace) -> NDArray[np.float6
     if array.shape != expected:
         raise InputError(f"table '{name}' has shape {array.shape}; expected {expected}, layers x options")
     if not np.isfinite(array).all():
-        raise InputError(f"table '{name}' holds values that are not finite; expected a number for every layer and option")
+        raise InputError(
+            f"table '{name}' holds values that are not finite; expected a number for every layer and option"
+        )
     return array

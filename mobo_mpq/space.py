@@ -11,36 +11,18 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mobo_mpq.choices import ROLES, Pairs, Role, Variable, check_supported, decide, layer_pairs, merge
 from mobo_mpq.errors import InputError, PolicyError, UnknownName
 from mobo_mpq.hardware import HardwareTarget
 from mobo_mpq.layers import LayerSpec
 from mobo_mpq.policy import LayerBits, Policy
 
 Levels = NDArray[np.intp]
-Pairs = frozenset[tuple[int, int]]
-Role = Literal["weight", "activation"]
-
-
-@dataclass(frozen=True, slots=True)
-class Variable:
-    """One ordinal decision: the bits of one tensor, or of several tied ones.
-
-    Attributes:
-        name: ``layer1.0.conv1.weight``: the first of its layers, and the role.
-        role: which bits of the layers it sets.
-        choices: bits, strictly increasing.
-        layers: names of the layers that it decides for.
-    """
-
-    name: str
-    role: Role
-    choices: tuple[int, ...]
-    layers: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +72,9 @@ class SearchSpace:
             UnknownName: a pin or a tie names a layer that does not exist.
         """
         if not layers:
-            raise InputError("the network has no quantizable layer; expected at least one convolution or linear layer")
+            raise InputError(
+                "the network has no quantizable layer; expected at least one convolution or linear layer"
+            )
         names = tuple(layer.name for layer in layers)
         pins, ties = dict(pin or {}), [tuple(group) for group in tie]
         for name in itertools.chain(pins, *ties):
@@ -98,28 +82,34 @@ class SearchSpace:
                 raise UnknownName("layer", name, names, "Run 'mobo-mpq search --dry-run' to list them.")
         weights = None if weight_bits is None else frozenset(weight_bits)
         activations = None if activation_bits is None else frozenset(activation_bits)
-        _check_supported(target, layers, weights, "weight")
-        _check_supported(target, layers, activations, "activation")
-        pairs = [_layer_pairs(layer, target, weights, activations, pins.get(layer.name)) for layer in layers]
+        check_supported(target, layers, weights, "weight")
+        check_supported(target, layers, activations, "activation")
+        pairs = [layer_pairs(layer, target, weights, activations, pins.get(layer.name)) for layer in layers]
         keys: dict[Role, list[str]] = {
-            "weight": _merge([layer.weight_tie for layer in layers], names, ties),
-            "activation": _merge([layer.activation_tie for layer in layers], names, ties),
+            "weight": merge([layer.weight_tie for layer in layers], names, ties),
+            "activation": merge([layer.activation_tie for layer in layers], names, ties),
         }
-        return cls(names, *_decide(names, pairs, keys))
+        return cls(names, *decide(names, pairs, keys))
 
     @classmethod
-    def product(cls, names: Sequence[str], weight_bits: Sequence[int], activation_bits: Sequence[int]) -> Self:
+    def product(
+        cls, names: Sequence[str], weight_bits: Sequence[int], activation_bits: Sequence[int]
+    ) -> Self:
         """Every layer takes every pair, independently of all others.
 
         Raises:
             InputError: when a list is empty, or names repeat.
         """
         if not names or not weight_bits or not activation_bits:
-            raise InputError("a space needs at least one layer, one number of weight bits and one of activation bits")
+            raise InputError(
+                "a space needs at least one layer, one number of weight bits and one of activation bits"
+            )
         if len(set(names)) != len(names):
             raise InputError("layer names repeat; expected each name once")
         pairs = [frozenset(itertools.product(weight_bits, activation_bits))] * len(names)
-        return cls(tuple(names), *_decide(tuple(names), pairs, {"weight": list(names), "activation": list(names)}))
+        return cls(
+            tuple(names), *decide(tuple(names), pairs, {"weight": list(names), "activation": list(names)})
+        )
 
     # --- the shape of the space -------------------------------------------------------------------------------------
 
@@ -166,7 +156,13 @@ class SearchSpace:
             if tuple(policy) != self.names:
                 missing = [name for name in self.names if name not in policy]
                 extra = [name for name in policy if name not in self.names]
-                odd = f"lacks '{missing[0]}'" if missing else f"has '{extra[0]}'" if extra else "lists them in another order"
+                odd = (
+                    f"lacks '{missing[0]}'"
+                    if missing
+                    else f"has '{extra[0]}'"
+                    if extra
+                    else "lists them in another order"
+                )
                 raise PolicyError(
                     f"the policy is of another model: it {odd}; expected the layers {', '.join(self.names)}"
                 )
@@ -203,7 +199,9 @@ class SearchSpace:
         """Column of each layer in a cost table."""
         every = self._expand(levels)
         weight = self._bit_index[self._decision_of["weight"], every[..., self._decision_of["weight"]]]
-        activation = self._bit_index[self._decision_of["activation"], every[..., self._decision_of["activation"]]]
+        activation = self._bit_index[
+            self._decision_of["activation"], every[..., self._decision_of["activation"]]
+        ]
         index: Levels = weight * len(self.activation_bits) + activation
         return index
 
@@ -242,7 +240,9 @@ class SearchSpace:
     def sample(self, n: int, rng: np.random.Generator) -> list[Policy]:
         """``n`` independent policies: every variable uniform, then raised to the next legal pair where needed."""
         levels = rng.integers(0, self.sizes, size=(n, len(self.sizes)))
-        return self.to_policies(np.array([self.repair(row) for row in levels], dtype=np.intp).reshape(levels.shape))
+        return self.to_policies(
+            np.array([self.repair(row) for row in levels], dtype=np.intp).reshape(levels.shape)
+        )
 
     def neighbours(self, policy: Policy) -> Iterator[Policy]:
         """All legal policies that differ in one variable (and in what legality drags along)."""
@@ -266,11 +266,17 @@ class SearchSpace:
         every = self._expand(levels)
         while (illegal := self._first_illegal(every)) is not None:
             name_bits = self._bits(every, illegal)
-            beyond = [pair for pair in self.pairs[illegal] if all((p >= b) if up else (p <= b) for p, b in zip(pair, name_bits, strict=True))]
+            beyond = [
+                pair
+                for pair in self.pairs[illegal]
+                if all((p >= b) if up else (p <= b) for p, b in zip(pair, name_bits, strict=True))
+            ]
             if not beyond:
                 return self.repair(levels, up=True) if not up else self._highest_levels.copy()
-            nearest = min(beyond, key=lambda pair: (abs(pair[0] - name_bits[0]) + abs(pair[1] - name_bits[1]), pair))
-            for role, bits in zip(("weight", "activation"), nearest, strict=True):
+            nearest = min(
+                beyond, key=lambda pair: (abs(pair[0] - name_bits[0]) + abs(pair[1] - name_bits[1]), pair)
+            )
+            for role, bits in zip(ROLES, nearest, strict=True):
                 decision = int(self._decision_of[role][illegal])
                 every[decision] = self._step(self.decisions[decision].choices, bits, up)
         return every[self._free]
@@ -295,7 +301,9 @@ class SearchSpace:
         index: dict[str, dict[str, int]] = {"weight": {}, "activation": {}}
         for i, variable in enumerate(self.decisions):
             index[variable.role].update(dict.fromkeys(variable.layers, i))
-        return {role: np.array([of[name] for name in self.names], dtype=np.intp) for role, of in index.items()}
+        return {
+            role: np.array([of[name] for name in self.names], dtype=np.intp) for role, of in index.items()
+        }
 
     @cached_property
     def _bit_index(self) -> Levels:  # decisions x levels
@@ -331,9 +339,13 @@ class SearchSpace:
         return every
 
     def _bits(self, every: Levels, layer: int) -> LayerBits:
-        weight, activation = int(self._decision_of["weight"][layer]), int(self._decision_of["activation"][layer])
+        weight, activation = (
+            int(self._decision_of["weight"][layer]),
+            int(self._decision_of["activation"][layer]),
+        )
         return LayerBits(
-            self.decisions[weight].choices[every[weight]], self.decisions[activation].choices[every[activation]]
+            self.decisions[weight].choices[every[weight]],
+            self.decisions[activation].choices[every[activation]],
         )
 
     def _expand_policy(self, every: Levels) -> Policy:
@@ -341,7 +353,9 @@ class SearchSpace:
         return Policy(tuple((name, self._bits(full, i)) for i, name in enumerate(self.names)))
 
     def _first_illegal(self, every: Levels) -> int | None:
-        return next((i for i in range(len(self.names)) if tuple(self._bits(every, i)) not in self.pairs[i]), None)
+        return next(
+            (i for i in range(len(self.names)) if tuple(self._bits(every, i)) not in self.pairs[i]), None
+        )
 
     def _legal(self, every: Levels) -> bool:
         return self._first_illegal(every) is None
@@ -350,7 +364,7 @@ class SearchSpace:
 
     def _components(self) -> list[list[int]]:
         """Layers, grouped such that no decision spans two groups."""
-        keys = _merge(
+        keys = merge(
             [f"w{w}" for w in self._decision_of["weight"]],
             self.names,
             [
@@ -381,100 +395,6 @@ class SearchSpace:
         return total
 
 
-def _check_supported(
-    target: HardwareTarget, layers: Sequence[LayerSpec], bits: frozenset[int] | None, role: Role
-) -> None:
-    """Bits that no layer of the network can have on the target are a mistake, not a restriction."""
-    if bits is None:
-        return
-    column = 0 if role == "weight" else 1
-    known = {pair[column] for layer in layers for pair in target.bit_pairs.get(layer.kind, frozenset())}
-    for number in sorted(bits - known):
-        raise InputError(
-            f"target '{target.name}' does not support {number} {role} bits; "
-            f"it supports {', '.join(map(str, sorted(known)))}: change --{role}-bits"
-        )
-
-
-def _layer_pairs(
-    layer: LayerSpec,
-    target: HardwareTarget,
-    weights: frozenset[int] | None,
-    activations: frozenset[int] | None,
-    pin: tuple[int, int] | None,
-) -> Pairs:
-    supported = target.bit_pairs.get(layer.kind)
-    if not supported:
-        raise InputError(
-            f"target '{target.name}' does not run layers of kind '{layer.kind}', such as '{layer.name}'; "
-            f"it runs {', '.join(sorted(target.bit_pairs))}"
-        )
-    if pin is not None:
-        if tuple(pin) not in supported:
-            raise InputError(
-                f"layer '{layer.name}' is pinned to {pin[0]}/{pin[1]} bits, which target '{target.name}' does not "
-                f"support; it supports {', '.join(f'{w}/{a}' for w, a in sorted(supported))}"
-            )
-        return frozenset({(int(pin[0]), int(pin[1]))})
-    pairs = frozenset(
-        (w, a)
-        for w, a in supported
-        if (w in weights if weights is not None else w >= 2) and (a in activations if activations is not None else a >= 2)
-    )
-    if not pairs:
-        raise InputError(
-            f"none of the bits asked for fits layer '{layer.name}' on target '{target.name}'; it supports "
-            f"{', '.join(f'{w}/{a}' for w, a in sorted(supported))} (weight/activation) for layers of kind '{layer.kind}'"
-        )
-    return pairs
-
-
-def _merge(keys: Sequence[str], names: Sequence[str], ties: Iterable[Sequence[str]]) -> list[str]:
-    """One key per layer, such that layers that share a key, or are tied by name, end with the same one."""
-    merged = list(keys)
-    position = {name: i for i, name in enumerate(names)}
-    for group in ties:
-        wanted = {merged[position[name]] for name in group}
-        merged = [merged[position[group[0]]] if key in wanted else key for key in merged]
-    return merged
-
-
-def _decide(
-    names: tuple[str, ...], pairs: Sequence[Pairs], keys: Mapping[Role, list[str]]
-) -> tuple[tuple[Pairs, ...], tuple[Variable, ...]]:
-    """Make the decisions, with only those choices that some legal policy takes for the layer's own pair."""
-    live = list(pairs)
-    roles: tuple[Role, Role] = ("weight", "activation")
-    while True:  # dropping a choice of one decision may take away the last partner of another's
-        choices: dict[tuple[Role, str], frozenset[int]] = {}
-        for column, role in enumerate(roles):
-            for i, key in enumerate(keys[role]):
-                mine = frozenset(pair[column] for pair in live[i])
-                choices[role, key] = choices.get((role, key), mine) & mine
-                if not choices[role, key]:
-                    group = [name for name, other in zip(names, keys[role], strict=True) if other == key]
-                    raise InputError(
-                        f"layers {', '.join(group)} share their {role} bits, but no number of bits suits them all; "
-                        "pin them alike, or change the bits asked for"
-                    )
-        kept = [
-            frozenset(p for p in live[i] if p[0] in choices["weight", keys["weight"][i]] and p[1] in choices["activation", keys["activation"][i]])
-            for i in range(len(names))
-        ]
-        if kept == live:
-            break
-        live = kept
-    decisions = []
-    for i, name in enumerate(names):
-        for role in roles:
-            key = keys[role][i]
-            if key in keys[role][:i]:
-                continue
-            members = tuple(other for other, k in zip(names, keys[role], strict=True) if k == key)
-            decisions.append(Variable(f"{name}.{role}", role, tuple(sorted(choices[role, key])), members))
-    return tuple(live), tuple(decisions)
-
-
 def _why_illegal(policy: Policy, space: SearchSpace) -> str:
     for variable in space.decisions:
         bits = {getattr(policy[name], variable.role) for name in variable.layers}
@@ -484,7 +404,9 @@ def _why_illegal(policy: Policy, space: SearchSpace) -> str:
                 f"{', '.join(map(str, sorted(bits)))}; expected one number"
             )
     name, pairs = next(
-        (name, pairs) for name, pairs in zip(space.names, space.pairs, strict=True) if tuple(policy[name]) not in pairs
+        (name, pairs)
+        for name, pairs in zip(space.names, space.pairs, strict=True)
+        if tuple(policy[name]) not in pairs
     )
     return (
         f"layer '{name}' has {policy[name].weight}/{policy[name].activation} bits; expected one of "

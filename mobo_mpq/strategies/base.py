@@ -1,0 +1,184 @@
+"""The contract of a search strategy, and the book-keeping that all of them share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from mobo_mpq.errors import InputError
+from mobo_mpq.policy import Policy
+from mobo_mpq.problem import Problem
+from mobo_mpq.seeding import derive, rng
+from mobo_mpq.trial import Proposal, Trial, TrialState
+
+
+class Strategy(ABC):
+    """Proposes policies and learns from trials. Never trains, never touches disk or network.
+
+    Proposal number k depends on the problem, the seed, k, the trials told so far in their order, and the policies still
+    running; never on the history of a generator. So telling the finished trials again rebuilds the strategy.
+
+    Subclasses write :meth:`propose`; this class numbers proposals, makes number 0 the highest bits everywhere, and
+    remembers what runs, what has finished and what must not be proposed again.
+    """
+
+    def __init__(self, problem: Problem, *, seed: int) -> None:
+        self.problem, self.seed = problem, seed
+        self.running: dict[int, Policy | None] = {}
+        self.finished: list[Trial] = []
+        self._told: set[int] = set()
+        self._seen: set[Policy] = set()
+        self._next = 0
+
+    # --- what the study calls ---------------------------------------------------------------------------------------
+
+    def ask(self, n: int = 1) -> list[Proposal]:
+        """Up to ``n`` proposals; fewer, or none, once the strategy is exhausted."""
+        proposals: list[Proposal] = []
+        while len(proposals) < n:
+            fresh = [self._first()] if self._next == 0 else self.propose(n - len(proposals))
+            if not fresh:
+                break
+            for proposal in fresh:
+                self._register(self._next, proposal.policy)
+                proposals.append(proposal)
+        return proposals
+
+    def tell(self, trials: Sequence[Trial]) -> None:
+        """Learn from finished trials, whatever their state.
+
+        Raises:
+            InputError: a trial that still runs, or a number that was told before.
+        """
+        for trial in trials:
+            if not trial.is_final:
+                raise InputError(f"trial {trial.number} still runs; tell a strategy of finished trials only")
+            if trial.number in self._told:
+                raise InputError(f"trial {trial.number} was told before; tell each number once")
+            self._told.add(trial.number)
+            self.running.pop(trial.number, None)
+            if trial.policy is not None:
+                self._seen.add(trial.policy)
+            self._next = max(self._next, trial.number + 1)
+            self.finished.append(trial)
+
+    def restore(self, trials: Iterable[Trial]) -> None:
+        """Take up a study where it was left: every trial was proposed, and the finished ones are told in order.
+
+        Args:
+            trials: finished ones in the order in which they finished, running ones anywhere.
+        """
+        trials = list(trials)
+        for trial in sorted(trials, key=lambda one: one.number):
+            self._register(trial.number, trial.policy)
+        self.tell([trial for trial in trials if trial.is_final])
+
+    # --- what a strategy writes -------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def propose(self, n: int) -> list[Proposal]:
+        """At least one and up to ``n`` proposals, numbered from :attr:`number`; none when the space is exhausted.
+
+        Not called for number 0. Proposals of one call must differ from one another and from :attr:`seen`, unless their
+        origin is ``replicate``, and must keep the budgets.
+        """
+
+    # --- what a strategy uses ---------------------------------------------------------------------------------------
+
+    @property
+    def number(self) -> int:
+        """Number of the next proposal."""
+        return self._next
+
+    @property
+    def seen(self) -> frozenset[Policy]:
+        """Policies that were proposed or told, in whatever state."""
+        return frozenset(self._seen)
+
+    @property
+    def complete(self) -> list[Trial]:
+        """Finished trials that have values, in the order in which they finished."""
+        return [trial for trial in self.finished if trial.state is TrialState.COMPLETE]
+
+    def rng(self, number: int, *labels: str | int) -> np.random.Generator:
+        """A NumPy stream for one proposal."""
+        return rng(self.seed, type(self).__name__, number, *labels)
+
+    def derived_seed(self, number: int, *labels: str | int) -> int:
+        """A 31-bit seed for one proposal, for libraries that take one."""
+        return derive(self.seed, type(self).__name__, number, *labels) % 2**31
+
+    def fresh(
+        self, candidates: Iterable[Policy], rng: np.random.Generator, taken: Iterable[Policy] = ()
+    ) -> Policy | None:
+        """The first candidate that is new and keeps the budgets, else a random new policy nearby, else any new one.
+
+        Returns None when the search below finds none, which for a space that is not used up is very unlikely: it looks
+        at the neighbours of random walks, then at uniform samples, and enumerates what is small.
+        """
+        seen = self._seen | set(taken)
+
+        def usable(policy: Policy) -> bool:
+            return policy not in seen and self.problem.broken_budget(policy) is None
+
+        last: Policy | None = None
+        for last in candidates:
+            if usable(last):
+                return last
+        if len(seen) >= self.problem.space.cardinality:
+            return None
+        return self._nearby(last, usable, rng)
+
+    def _nearby(
+        self, start: Policy | None, usable: Callable[[Policy], bool], rng: np.random.Generator
+    ) -> Policy | None:
+        space = self.problem.space
+        at = start or space.sample(1, rng)[0]
+        for _ in range(4 * len(space.variables) + 16):
+            around = list(space.neighbours(at))
+            if not around:
+                break
+            new = [policy for policy in around if usable(policy)]
+            if new:
+                return new[int(rng.integers(len(new)))]
+            at = around[int(rng.integers(len(around)))]
+        if space.cardinality <= 65_536:
+            everything = space.to_policies(np.array(list(np.ndindex(*space.sizes)), dtype=np.intp))
+            new = [policy for policy in everything if policy in space and usable(policy)]
+            return new[int(rng.integers(len(new)))] if new else None
+        return next((policy for policy in space.sample(4096, rng) if usable(policy)), None)
+
+    # --- book-keeping -----------------------------------------------------------------------------------------------
+
+    def _first(self) -> Proposal:
+        """The highest bits everywhere: what every user compares with."""
+        highest = self.problem.space.highest()
+        if self.problem.broken_budget(highest) is None:
+            return Proposal(highest, "highest")
+        policy = self.fresh(self._descent(highest), self.rng(0, "first"))
+        return Proposal(policy or self._cheapest(), "highest-affordable")
+
+    def _descent(self, policy: Policy) -> Iterable[Policy]:
+        """From the highest bits, always the cheaper neighbour, until the budgets hold."""
+        space, problem = self.problem.space, self.problem
+        while (broken := problem.broken_budget(policy)) is not None:
+            cost = problem.cost(broken.name)
+            cheaper = min(space.neighbours(policy), key=cost, default=policy)
+            if cost(cheaper) >= cost(policy):
+                return
+            policy = cheaper
+        yield policy
+
+    def _cheapest(self) -> Policy:
+        from mobo_mpq.allocation import cheapest
+
+        name = next(iter(self.problem.budgets))
+        return cheapest(self.problem.space, self.problem.cost(name).table)
+
+    def _register(self, number: int, policy: Policy | None) -> None:
+        self.running[number] = policy
+        self._next = max(self._next, number + 1)
+        if policy is not None:
+            self._seen.add(policy)
