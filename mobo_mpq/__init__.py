@@ -60,6 +60,7 @@ _HOME = {
 __all__ = sorted([*_HOME, "__version__"])  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
+    from mobo_mpq.allocation import allocate
     from mobo_mpq.errors import InfeasibleBudget, InputError, MoboError, UnknownName, WorkError
     from mobo_mpq.hardware import CostModel, HardwareTarget, cost_table
     from mobo_mpq.layers import LayerSpec, OpKind
@@ -71,7 +72,6 @@ if TYPE_CHECKING:
     from mobo_mpq.policy import LayerBits, Policy
     from mobo_mpq.problem import Problem
     from mobo_mpq.space import SearchSpace
-    from mobo_mpq.allocation import allocate
     from mobo_mpq.strategies.base import Strategy
     from mobo_mpq.study import Study
     from mobo_mpq.tracing import trace_layers

@@ -45,18 +45,14 @@ def allocate(
     tables = {name: _table(name, table, loss.shape) for name, table in costs.items()}
     for name in budgets:
         if name not in tables:
-            raise InputError(
-                f"budget '{name}' has no cost table; there are tables for {', '.join(tables) or 'none'}"
-            )
+            raise InputError(f"budget '{name}' has no cost table; there are tables for {', '.join(tables) or 'none'}")
     links: list[Link] = [(list(group), range(loss.shape[1])) for group in groups or ()]
     for name, limit in budgets.items():
         chosen = _solve(tables[name], [], links)
         least = _total(tables[name], _required(chosen))
         if not _within(least, limit):
             raise InfeasibleBudget(name, least, limit)
-    return _within_budgets(
-        loss, [(name, tables[name], float(limit)) for name, limit in budgets.items()], links
-    )
+    return _within_budgets(loss, [(name, tables[name], float(limit)) for name, limit in budgets.items()], links)
 
 
 def cheapest(space: SearchSpace, table: NDArray[np.float64]) -> Policy:
@@ -81,10 +77,7 @@ def _within_budgets(
     """Solve, check, and tighten: HiGHS allows itself an excess that we do not."""
     slack = 0.0
     for _ in range(4):
-        limits = [
-            (table, limit - slack * max(abs(limit), float(np.abs(table).max())))
-            for _, table, limit in budgets
-        ]
+        limits = [(table, limit - slack * max(abs(limit), float(np.abs(table).max()))) for _, table, limit in budgets]
         chosen = _solve(loss, limits, links)
         if chosen is None:
             break
@@ -99,9 +92,7 @@ def _within_budgets(
     )
 
 
-def _tightest(
-    budgets: list[tuple[str, NDArray[np.float64], float]], links: list[Link]
-) -> tuple[str, float, float]:
+def _tightest(budgets: list[tuple[str, NDArray[np.float64], float]], links: list[Link]) -> tuple[str, float, float]:
     name, table, limit = budgets[0]
     return name, _total(table, _required(_solve(table, [], links))), limit
 
@@ -127,9 +118,7 @@ def _solve(
         upper.append(np.zeros(1))
     values = np.where(legal, objective, 0.0)
     spread = max(float(np.abs(values).max()), np.finfo(float).tiny)
-    constraints = [
-        LinearConstraint(row, low, high) for row, low, high in zip(rows, lower, upper, strict=True)
-    ]
+    constraints = [LinearConstraint(row, low, high) for row, low, high in zip(rows, lower, upper, strict=True)]
     result = milp(
         (values / spread).ravel(),
         integrality=np.ones(layers * options),

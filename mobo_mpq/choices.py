@@ -113,8 +113,7 @@ def decide(
             frozenset(
                 p
                 for p in live[i]
-                if p[0] in choices["weight", keys["weight"][i]]
-                and p[1] in choices["activation", keys["activation"][i]]
+                if p[0] in choices["weight", keys["weight"][i]] and p[1] in choices["activation", keys["activation"][i]]
             )
             for i in range(len(names))
         ]

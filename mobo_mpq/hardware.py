@@ -55,6 +55,4 @@ def cost_table(
     model: CostModel, layers: Sequence[LayerSpec], options: Sequence[LayerBits]
 ) -> NDArray[np.float64]:  # layers x options
     """Price every layer at every option; what solvers consume and searches gather from."""
-    return np.array(
-        [[model.layer_cost(layer, bits) for bits in options] for layer in layers], dtype=np.float64
-    )
+    return np.array([[model.layer_cost(layer, bits) for bits in options] for layer in layers], dtype=np.float64)

@@ -42,9 +42,7 @@ class ObjectiveInfo:
                 f"objective '{self.name}' has direction {self.direction!r}; expected 'minimize' or 'maximize'"
             ) from None
         if not math.isfinite(self.reference):
-            raise InputError(
-                f"objective '{self.name}' has reference {self.reference}; expected a finite number"
-            )
+            raise InputError(f"objective '{self.name}' has reference {self.reference}; expected a finite number")
 
     @property
     def sign(self) -> float:

@@ -16,9 +16,7 @@ def _points(points: ArrayLike) -> NDArray[np.float64]:
     if array.ndim != 2:
         raise InputError(f"points have shape {array.shape}; expected n x m, one row per point")
     if np.isnan(array).any():
-        raise InputError(
-            "points hold NaN; drop failed trials before asking for a Pareto set or a hypervolume"
-        )
+        raise InputError("points hold NaN; drop failed trials before asking for a Pareto set or a hypervolume")
     return array
 
 

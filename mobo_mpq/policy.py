@@ -71,9 +71,7 @@ class Policy(Mapping[str, LayerBits]):
         if name not in self:
             raise PolicyError(f"no layer '{name}' in this policy; its layers are {', '.join(self)}")
         old = self[name]
-        new = LayerBits(
-            old.weight if weight is None else weight, old.activation if activation is None else activation
-        )
+        new = LayerBits(old.weight if weight is None else weight, old.activation if activation is None else activation)
         return Policy(tuple((key, new if key == name else bits) for key, bits in self.layers))
 
     def to_dict(self) -> dict[str, dict[str, int]]:
@@ -115,9 +113,7 @@ class Policy(Mapping[str, LayerBits]):
         try:
             document = json.loads(text)
         except json.JSONDecodeError as error:
-            raise PolicyError(
-                f"the policy is not JSON ({error}); expected a file written by 'export'"
-            ) from None
+            raise PolicyError(f"the policy is not JSON ({error}); expected a file written by 'export'") from None
         if not isinstance(document, dict) or not isinstance(document.get("layers"), dict):
             raise PolicyError("the policy has no \"layers\"; expected a file written by 'mobo-mpq export'")
         if document.get("schema") != SCHEMA:

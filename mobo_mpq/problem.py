@@ -101,15 +101,11 @@ class Problem:
         """
         space = SearchSpace.product(names, weight_bits, activation_bits)
         given = list(itertools.product(weight_bits, activation_bits))
-        order = [
-            given.index(tuple(bits)) for bits in space.options
-        ]  # the space sorts bits, the caller need not
+        order = [given.index(tuple(bits)) for bits in space.options]  # the space sorts bits, the caller need not
         tables = {name: _table(name, table, space)[:, order] for name, table in costs.items()}
         for name in tables:
             if name not in references:
-                raise InputError(
-                    f"cost '{name}' has no reference; give its worst value of interest in references"
-                )
+                raise InputError(f"cost '{name}' has no reference; give its worst value of interest in references")
         objectives: list[Objective] = [quality]
         for name, table in tables.items():
             unit = _UNITS.get(name.rsplit("_", 1)[-1].lower(), "")

@@ -72,9 +72,7 @@ class SearchSpace:
             UnknownName: a pin or a tie names a layer that does not exist.
         """
         if not layers:
-            raise InputError(
-                "the network has no quantizable layer; expected at least one convolution or linear layer"
-            )
+            raise InputError("the network has no quantizable layer; expected at least one convolution or linear layer")
         names = tuple(layer.name for layer in layers)
         pins, ties = dict(pin or {}), [tuple(group) for group in tie]
         for name in itertools.chain(pins, *ties):
@@ -92,24 +90,18 @@ class SearchSpace:
         return cls(names, *decide(names, pairs, keys))
 
     @classmethod
-    def product(
-        cls, names: Sequence[str], weight_bits: Sequence[int], activation_bits: Sequence[int]
-    ) -> Self:
+    def product(cls, names: Sequence[str], weight_bits: Sequence[int], activation_bits: Sequence[int]) -> Self:
         """Every layer takes every pair, independently of all others.
 
         Raises:
             InputError: when a list is empty, or names repeat.
         """
         if not names or not weight_bits or not activation_bits:
-            raise InputError(
-                "a space needs at least one layer, one number of weight bits and one of activation bits"
-            )
+            raise InputError("a space needs at least one layer, one number of weight bits and one of activation bits")
         if len(set(names)) != len(names):
             raise InputError("layer names repeat; expected each name once")
         pairs = [frozenset(itertools.product(weight_bits, activation_bits))] * len(names)
-        return cls(
-            tuple(names), *decide(tuple(names), pairs, {"weight": list(names), "activation": list(names)})
-        )
+        return cls(tuple(names), *decide(tuple(names), pairs, {"weight": list(names), "activation": list(names)}))
 
     # --- the shape of the space -------------------------------------------------------------------------------------
 
@@ -199,9 +191,7 @@ class SearchSpace:
         """Column of each layer in a cost table."""
         every = self._expand(levels)
         weight = self._bit_index[self._decision_of["weight"], every[..., self._decision_of["weight"]]]
-        activation = self._bit_index[
-            self._decision_of["activation"], every[..., self._decision_of["activation"]]
-        ]
+        activation = self._bit_index[self._decision_of["activation"], every[..., self._decision_of["activation"]]]
         index: Levels = weight * len(self.activation_bits) + activation
         return index
 
@@ -240,9 +230,7 @@ class SearchSpace:
     def sample(self, n: int, rng: np.random.Generator) -> list[Policy]:
         """``n`` independent policies: every variable uniform, then raised to the next legal pair where needed."""
         levels = rng.integers(0, self.sizes, size=(n, len(self.sizes)))
-        return self.to_policies(
-            np.array([self.repair(row) for row in levels], dtype=np.intp).reshape(levels.shape)
-        )
+        return self.to_policies(np.array([self.repair(row) for row in levels], dtype=np.intp).reshape(levels.shape))
 
     def neighbours(self, policy: Policy) -> Iterator[Policy]:
         """All legal policies that differ in one variable (and in what legality drags along)."""
@@ -273,9 +261,7 @@ class SearchSpace:
             ]
             if not beyond:
                 return self.repair(levels, up=True) if not up else self._highest_levels.copy()
-            nearest = min(
-                beyond, key=lambda pair: (abs(pair[0] - name_bits[0]) + abs(pair[1] - name_bits[1]), pair)
-            )
+            nearest = min(beyond, key=lambda pair: (abs(pair[0] - name_bits[0]) + abs(pair[1] - name_bits[1]), pair))
             for role, bits in zip(ROLES, nearest, strict=True):
                 decision = int(self._decision_of[role][illegal])
                 every[decision] = self._step(self.decisions[decision].choices, bits, up)
@@ -301,9 +287,7 @@ class SearchSpace:
         index: dict[str, dict[str, int]] = {"weight": {}, "activation": {}}
         for i, variable in enumerate(self.decisions):
             index[variable.role].update(dict.fromkeys(variable.layers, i))
-        return {
-            role: np.array([of[name] for name in self.names], dtype=np.intp) for role, of in index.items()
-        }
+        return {role: np.array([of[name] for name in self.names], dtype=np.intp) for role, of in index.items()}
 
     @cached_property
     def _bit_index(self) -> Levels:  # decisions x levels
@@ -353,9 +337,7 @@ class SearchSpace:
         return Policy(tuple((name, self._bits(full, i)) for i, name in enumerate(self.names)))
 
     def _first_illegal(self, every: Levels) -> int | None:
-        return next(
-            (i for i in range(len(self.names)) if tuple(self._bits(every, i)) not in self.pairs[i]), None
-        )
+        return next((i for i in range(len(self.names)) if tuple(self._bits(every, i)) not in self.pairs[i]), None)
 
     def _legal(self, every: Levels) -> bool:
         return self._first_illegal(every) is None
@@ -404,9 +386,7 @@ def _why_illegal(policy: Policy, space: SearchSpace) -> str:
                 f"{', '.join(map(str, sorted(bits)))}; expected one number"
             )
     name, pairs = next(
-        (name, pairs)
-        for name, pairs in zip(space.names, space.pairs, strict=True)
-        if tuple(policy[name]) not in pairs
+        (name, pairs) for name, pairs in zip(space.names, space.pairs, strict=True) if tuple(policy[name]) not in pairs
     )
     return (
         f"layer '{name}' has {policy[name].weight}/{policy[name].activation} bits; expected one of "
