@@ -57,7 +57,41 @@ _HOME = {
     "trace_layers": "mobo_mpq.tracing",
 }
 
-__all__ = sorted([*_HOME, "__version__"])  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [
+    "__version__",
+    "CostModel",
+    "CostObjective",
+    "Direction",
+    "HardwareTarget",
+    "InfeasibleBudget",
+    "InputError",
+    "LayerBits",
+    "LayerSpec",
+    "Measurement",
+    "MoboError",
+    "ObjectiveInfo",
+    "OpKind",
+    "Policy",
+    "Problem",
+    "Proposal",
+    "Recipe",
+    "SearchSpace",
+    "Strategy",
+    "Study",
+    "Trial",
+    "TrialState",
+    "UnknownName",
+    "WorkError",
+    "allocate",
+    "cost_table",
+    "hypervolume",
+    "load_target",
+    "load_task",
+    "non_dominated",
+    "optimize",
+    "search",
+    "trace_layers",
+]
 
 if TYPE_CHECKING:
     from mobo_mpq.allocation import allocate

@@ -1,0 +1,202 @@
+"""The owner of the trials: numbers them, checks them, writes them down, replays them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Self
+
+import numpy as np
+
+from mobo_mpq.errors import PolicyError
+from mobo_mpq.journal import Journal, read_trials
+from mobo_mpq.objective import Measurement
+from mobo_mpq.pareto import hypervolume, non_dominated
+from mobo_mpq.policy import Policy
+from mobo_mpq.problem import Problem
+from mobo_mpq.seeding import derive
+from mobo_mpq.strategies.base import Strategy
+from mobo_mpq.trial import REPLICATE, Proposal, Trial, TrialState
+
+PATIENCE = 100
+"""Over-budget proposals in a row after which a strategy counts as exhausted."""
+
+
+class Study:
+    """The trials of one search.
+
+    Args:
+        problem: what is searched.
+        strategy: proposes, and is told.
+        journal: opened for writing; ``None`` keeps the study in memory.
+    """
+
+    def __init__(self, problem: Problem, strategy: Strategy, journal: Journal | None = None) -> None:
+        self.problem, self.strategy, self.journal = problem, strategy, journal
+        self._trials: dict[int, Trial] = {}
+        self._finished: list[int] = []
+        self._interrupted: list[Trial] = []
+
+    @classmethod
+    def resume(cls, problem: Problem, strategy: Strategy, journal: Journal) -> Self:
+        """Rebuild a study from its journal; trials that were running are asked for again before new ones.
+
+        Raises:
+            JournalError: when the journal cannot be read.
+            PolicyError: when its policies are of another model.
+        """
+        study = cls(problem, strategy, journal)
+        trials = read_trials(journal.path)
+        problem.space.to_levels([trial.policy for trial in trials if trial.policy is not None])
+        strategy.restore(trials)
+        study._trials = {trial.number: trial for trial in trials}
+        study._finished = [trial.number for trial in trials if trial.is_final]
+        study._interrupted = sorted((t for t in trials if not t.is_final), key=lambda trial: trial.number)
+        return study
+
+    # --- ask and tell -----------------------------------------------------------------------------------------------
+
+    def ask(self, n: int = 1) -> list[Trial]:
+        """Up to ``n`` trials to run; none once the strategy is exhausted. Each is written down before it is returned.
+
+        Raises:
+            PolicyError: when the strategy proposes an illegal policy, or one that was proposed before.
+        """
+        trials = self._interrupted[:n]
+        del self._interrupted[: len(trials)]
+        refused = 0
+        while len(trials) < n and refused < PATIENCE:
+            proposals = self.strategy.ask(n - len(trials))
+            if not proposals:
+                break
+            for proposal in proposals:
+                trial = self._admit(proposal)
+                if trial.is_final:
+                    refused += 1
+                else:
+                    trials.append(trial)
+        return trials
+
+    def tell(
+        self,
+        number: int,
+        values: Mapping[str, Measurement] | None = None,
+        *,
+        error: str | None = None,
+        pruned: bool = False,
+        policy: Policy | None = None,
+        seconds: float | None = None,
+    ) -> Trial:
+        """End a trial: complete with measured values, else pruned or failed.
+
+        Args:
+            number: of a running trial.
+            values: of the measured objectives; the exact costs are filled in here.
+            error: why there are none.
+            pruned: the trial was stopped on purpose.
+            policy: what was really evaluated, where the recipe chose it.
+            seconds: spent on the evaluation.
+
+        Raises:
+            PolicyError: when no such trial is running.
+        """
+        trial = self._trials.get(number)
+        if trial is None or trial.is_final:
+            raise PolicyError(f"trial {number} is not running; it was told before, or never asked for")
+        trial = replace(trial, policy=policy or trial.policy, seconds=seconds, finished=datetime.now(UTC))
+        quality = self.problem.quality.name
+        if pruned:
+            trial = replace(trial, state=TrialState.PRUNED, error=error)
+        elif values is None or quality not in values or not math.isfinite(values[quality].value):
+            found = None if values is None else values.get(quality)
+            why = error or f"{quality} is {found.value if found else 'missing'}; expected a finite number"
+            trial = replace(trial, state=TrialState.FAILED, error=why)
+        else:
+            assert trial.policy is not None, "a recipe that finds the policy reports it"
+            complete = {**values, **self.problem.cost_values(trial.policy)}
+            trial = replace(trial, state=TrialState.COMPLETE, values=complete)
+        self._record(trial)
+        self.strategy.tell([trial])
+        return trial
+
+    def _admit(self, proposal: Proposal) -> Trial:
+        """The gate: check a proposal, number it, write it down; over-budget ones end here, for free."""
+        number = len(self._trials)
+        policy = proposal.policy
+        if policy is not None:
+            self.problem.space.to_levels([policy])
+            if proposal.origin != REPLICATE and any(policy == trial.policy for trial in self._trials.values()):
+                raise PolicyError(
+                    f"strategy '{type(self.strategy).__name__}' proposed the policy of an earlier trial again as number "
+                    f"{number}; only origin '{REPLICATE}' may"
+                )
+        trial = Trial(
+            number=number,
+            state=TrialState.RUNNING,
+            policy=policy,
+            origin=proposal.origin,
+            seed=derive(self.strategy.seed, "trial", number),
+            started=datetime.now(UTC),
+            recipe=proposal.recipe,
+        )
+        broken = None if policy is None else self.problem.broken_budget(policy)
+        if broken is not None:
+            trial = replace(trial, state=TrialState.PRUNED, error=str(broken), finished=datetime.now(UTC))
+        self._record(trial)
+        if trial.is_final:
+            self.strategy.tell([trial])
+        return trial
+
+    def _record(self, trial: Trial) -> None:
+        if self.journal is not None:
+            self.journal.append_trial(trial)
+        self._trials[trial.number] = trial
+        if trial.is_final:
+            self._finished.append(trial.number)
+
+    # --- what came of it --------------------------------------------------------------------------------------------
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """All trials, by number."""
+        return tuple(self._trials[number] for number in sorted(self._trials))
+
+    @property
+    def finished(self) -> tuple[Trial, ...]:
+        """Finished trials, in the order in which they finished."""
+        return tuple(self._trials[number] for number in self._finished)
+
+    @property
+    def evaluated(self) -> int:
+        """Trials that ended and were not refused for their budget before they began."""
+        return sum(1 for trial in self.finished if trial.state is not TrialState.PRUNED or trial.seconds is not None)
+
+    def pareto(self) -> list[Trial]:
+        """Complete trials that no other complete trial beats, best quality first."""
+        return pareto_trials(self.problem, self.finished)
+
+    def hypervolume(self) -> float:
+        """Volume above the reference that the complete trials dominate, in the product of the objectives' units."""
+        return hypervolume(_maximised(self.problem, _complete(self.finished)), self.problem.reference)
+
+
+def _complete(trials: Sequence[Trial]) -> list[Trial]:
+    return [trial for trial in trials if trial.state is TrialState.COMPLETE]
+
+
+def _maximised(problem: Problem, trials: Sequence[Trial]) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    return np.array([problem.maximised(trial.values) for trial in trials]).reshape(len(trials), len(problem.infos))
+
+
+def pareto_trials(problem: Problem, trials: Sequence[Trial]) -> list[Trial]:
+    """Complete trials that no other one beats, best quality first."""
+    complete = _complete(trials)
+    points = _maximised(problem, complete)
+    front = [
+        (tuple(-point), trial)
+        for point, trial, keep in zip(points, complete, non_dominated(points), strict=True)
+        if keep
+    ]
+    return [trial for _, trial in sorted(front, key=lambda pair: (pair[0], pair[1].number))]
