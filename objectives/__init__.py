@@ -1,0 +1,1 @@
+"""What is measured: tasks and their quality; latency, energy, size and bit operations on a device."""

@@ -1,0 +1,145 @@
+"""Latency of one layer: a formula gives cycles, a clock turns them into seconds.
+
+A formula is registered by the name that target documents call it by, so a new one is one class in one file.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mobo_mpq.errors import InputError
+from mobo_mpq.layers import LayerSpec, OpKind
+from mobo_mpq.policy import LayerBits
+
+Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(strict=True, gt=0)]
+
+WEIGHTED = frozenset({OpKind.CONV, OpKind.DEPTHWISE, OpKind.LINEAR})
+
+
+class LatencyFormula(BaseModel, ABC):
+    """Cycles of one layer; its fields are the numbers of a target document's ``[latency]`` table."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kinds: ClassVar[frozenset[OpKind]] = WEIGHTED
+    """Kinds of layers that the formula knows."""
+
+    @property
+    @abstractmethod
+    def coverage(self) -> str:
+        """The covered bit pairs, in words, for messages."""
+
+    @abstractmethod
+    def covers(self, bits: LayerBits) -> bool:
+        """Whether the formula holds at these bits."""
+
+    @abstractmethod
+    def cycles(self, layer: LayerSpec, bits: LayerBits, batch: int) -> float:
+        """Cycles for ``batch`` inferences of one layer of a known kind, at bits that are covered."""
+
+
+FORMULAS: dict[str, type[LatencyFormula]] = {}
+"""Latency formulas by the name that documents use."""
+
+F = TypeVar("F", bound=LatencyFormula)
+
+
+def register_latency(name: str) -> Callable[[type[F]], type[F]]:
+    """Class decorator: make a formula known to target documents as ``[latency] model = name``."""
+
+    def add(formula: type[F]) -> type[F]:
+        FORMULAS[name] = formula
+        return formula
+
+    return add
+
+
+@dataclass
+class LatencyModel:
+    """Seconds per batch of a target.
+
+    Attributes:
+        target: the device's name, for messages.
+        formula: gives cycles.
+        clock_hz: turns cycles into seconds.
+        batch: inferences that one cost refers to.
+    """
+
+    target: str
+    formula: LatencyFormula
+    clock_hz: float
+    batch: int = 1
+    name: str = field(default="latency_s", init=False)
+    unit: str = field(default="s", init=False)
+
+    def check(self, layer: LayerSpec, bits: LayerBits) -> None:
+        """Refuse what the formula does not cover.
+
+        Raises:
+            InputError: naming the target, the layer, and its kind or bits.
+        """
+        if layer.kind not in self.formula.kinds:
+            known = ", ".join(sorted(self.formula.kinds))
+            raise InputError(
+                f"target '{self.target}' cannot price layer '{layer.name}' of kind '{layer.kind}'; it knows "
+                f"{known}: "
+                "leave the layer in float, or choose another target ('mobo-mpq targets' lists them)"
+            )
+        if not self.formula.covers(bits):
+            raise InputError(
+                f"target '{self.target}' has no cost for layer '{layer.name}' at {bits[0]} weight and "
+                f"{bits[1]} "
+                f"activation bits; it covers {self.formula.coverage}: choose among those, or another target"
+            )
+
+    def layer_cost(self, layer: LayerSpec, bits: LayerBits) -> float:
+        """Seconds for one batch.
+
+        Raises:
+            InputError: for a kind of layer or bits that the formula does not cover.
+        """
+        self.check(layer, bits)
+        return self.formula.cycles(layer, LayerBits(*bits), self.batch) / self.clock_hz
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A weighted layer as ``groups`` matrix products, of (positions x taps in) by (taps in x out).
+
+    A linear layer is a 1x1 convolution over its positions; a missing spatial axis counts as one of size 1.
+
+    Attributes:
+        groups: independent products; 1 unless the convolution is grouped.
+        in_channels: per group.
+        out_channels: per group.
+        taps: elements of the kernel window.
+        positions: of the output.
+        inputs: elements of the whole input.
+    """
+
+    groups: int
+    in_channels: int
+    out_channels: int
+    taps: int
+    positions: int
+    inputs: int
+
+    @classmethod
+    def of(cls, layer: LayerSpec) -> Geometry:
+        """Read off a layer that has a weight."""
+        space = layer.output_shape[:-1] if layer.kind is OpKind.LINEAR else layer.output_shape[1:]
+        return cls(
+            groups=layer.groups,
+            in_channels=layer.weight_shape[1],
+            out_channels=layer.weight_shape[0] // layer.groups,
+            taps=math.prod(layer.weight_shape[2:]),
+            positions=math.prod(space),
+            inputs=math.prod(layer.input_shape),
+        )

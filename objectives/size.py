@@ -1,0 +1,51 @@
+"""Costs that need no device: bytes of the weights, and bit operations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from mobo_mpq.layers import LayerSpec
+from mobo_mpq.policy import LayerBits
+
+
+@dataclass
+class SizeModel:
+    """Bytes of the weights, packed without gaps: ``num_weights * bits / 8``.
+
+    Biases, scales and layers that stay in float are the same for every policy, and are not counted. A weight
+    that several layers read (one ``weight_group``, or two calls of one module) is stored once: the first of
+    them, in the order of ``layers``, pays for all, and the others cost 0.
+
+    Args:
+        layers: the network's.
+    """
+
+    layers: Sequence[LayerSpec]
+    name: str = field(default="size_bytes", init=False)
+    unit: str = field(default="byte", init=False)
+
+    def __post_init__(self) -> None:
+        payers: dict[str, str] = {}
+        for layer in self.layers:
+            payers.setdefault(layer.weight_tie, layer.name)
+        self._free = {layer.name for layer in self.layers} - set(payers.values())
+
+    def layer_cost(self, layer: LayerSpec, bits: LayerBits) -> float:
+        """Bytes of one layer's weight; 0 where an earlier layer holds it."""
+        return 0.0 if layer.name in self._free else layer.num_weights * bits[0] / 8
+
+
+@dataclass
+class BopsModel:
+    """Bit operations per inference: ``MACs * weight bits * activation bits``.
+
+    The convention of HAWQ-V3 (Yao et al., ICML 2021) and QONNX, in which a float layer counts 32 x 32.
+    """
+
+    name: str = field(default="bops", init=False)
+    unit: str = field(default="bit-op", init=False)
+
+    def layer_cost(self, layer: LayerSpec, bits: LayerBits) -> float:
+        """Bit operations of one layer, for one inference."""
+        return float(layer.macs * bits[0] * bits[1])

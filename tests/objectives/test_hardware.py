@@ -1,0 +1,135 @@
+"""Target documents: what is read, and what is refused with which words."""
+
+import tomllib
+from importlib.resources import files
+
+import pytest
+import tomli_w
+
+from mobo_mpq.errors import InputError, UnknownName
+from mobo_mpq.hardware import HardwareTarget
+from mobo_mpq.layers import LayerSpec, OpKind
+from mobo_mpq.objectives.hardware import load_target, target_names
+from mobo_mpq.policy import LayerBits
+
+NAMES = ["bismo-cloud", "bismo-edge", "bitfusion", "mpic"]
+
+
+def document(name: str) -> dict:
+    return tomllib.loads((files("mobo_mpq.objectives.targets") / f"{name}.toml").read_text())
+
+
+def refusal(tmp_path, content: dict | str) -> str:
+    """The message for a document, which names the file."""
+    path = tmp_path / "board.toml"
+    path.write_text(content if isinstance(content, str) else tomli_w.dumps(content))
+    with pytest.raises(InputError) as caught:
+        load_target(path)
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+def test_names():
+    assert target_names() == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_built_in_targets(name):
+    target = load_target(name)
+    assert isinstance(target, HardwareTarget)
+    assert (target.name, target.schema) == (name, 1)
+    assert target.description
+    assert target.clock_hz > 0
+    layer = LayerSpec("c", OpKind.CONV, (8, 8, 3, 3), (8, 6, 6), (8, 6, 6))
+    assert (8, 8) in target.bit_pairs[OpKind.LINEAR]
+    for pair in target.bit_pairs[OpKind.CONV]:
+        assert target.latency.layer_cost(layer, LayerBits(*pair)) > 0
+    for source in target.sources.values():
+        assert source.split(":")[0] in ("published", "derived", "assumed", "measured")
+
+
+@pytest.mark.parametrize(("name", "field"), [(name, field) for name in NAMES for field in document(name)["sources"]])
+def test_a_number_without_its_source_is_refused(tmp_path, name, field):
+    content = document(name)
+    del content["sources"][field]
+    assert f"field '{field}" in (message := refusal(tmp_path, content))
+    assert "has no source; say in [sources]" in message
+
+
+def test_a_document_of_ones_own_equals_the_built_in_one(tmp_path):
+    path = tmp_path / "copy.toml"
+    path.write_text(tomli_w.dumps(document("mpic")))
+    assert load_target(str(path)) == load_target("mpic")
+
+
+def test_a_source_of_a_whole_table_covers_its_numbers(tmp_path):
+    content = document("bitfusion")
+    for field in [field for field in content["sources"] if field.startswith("latency.")]:
+        del content["sources"][field]
+    content["sources"]["latency"] = "published: one page"
+    path = tmp_path / "board.toml"
+    path.write_text(tomli_w.dumps(content))
+    assert load_target(path).sources["latency"] == "published: one page"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"schema": 2}, "field 'schema' is 2; this version reads schema 1"),
+        ({"clock_hz": None}, "field 'clock_hz': Field required"),
+        ({"clock_hz": "fast"}, "field 'clock_hz': Input should be a valid number"),
+        ({"clock_hz": -1.0}, "field 'clock_hz': Input should be greater than 0"),
+        ({"clock_hz": float("inf")}, "field 'clock_hz': Input should be a finite number"),
+        ({"batch": 0}, "field 'batch': Input should be greater than 0"),
+        ({"cores": 2}, "field 'cores': Extra inputs are not permitted"),
+        ({"description": ""}, "field 'description': String should have at least 1 character"),
+        ({"bit_pairs": []}, "field 'bit_pairs': List should have at least 1 item"),
+        ({"latency": {}}, "field 'latency.model' is missing; known: "),
+        ({"latency": {"model": "mac_rate"}}, "field 'latency.macs_per_cycle': Field required"),
+        ({"latency": {"model": "mac_rate", "macs_per_cycle": {"8/8": 0}}}, "field 'latency.macs_per_cycle.8/8': Input"),
+        ({"latency": {"model": "mac_rate", "macs_per_cycle": {"8": 1.0}}}, "key '8' is not WEIGHT/ACTIVATION bits"),
+        ({"latency": {"model": "mac_rate", "macs_per_cycle": {"8/8": 1.0}}}, "which have no latency; it covers 8/8"),
+        ({"energy": {"model": "active_power"}}, "field 'energy.power_w': Field required"),
+        (
+            {"energy": {"model": "bit_composable", "unit_cycle_j": 1.0, "dram_bit_j": 1.0}},
+            "field 'energy.model' is 'bit_composable', which cannot stand on latency model 'mac_rate'",
+        ),
+        (
+            {"bit_pairs": [{"kinds": ["matmul"], "weight": [8], "activation": [8]}]},
+            "field 'bit_pairs.0.kinds' has 'matmul', which latency model 'mac_rate' cannot price",
+        ),
+        ({"sources": {**document("mpic")["sources"], "batch": "x"}}, "'sources.batch' is the source of no number"),
+    ],
+)
+def test_malformed_documents(tmp_path, change, words):
+    content = {key: value for key, value in {**document("mpic"), **change}.items() if value is not None}
+    assert words in refusal(tmp_path, content)
+
+
+def test_an_unknown_cost_model_is_named(tmp_path):
+    content = {**document("mpic"), "latency": {"model": "mac_rat"}}
+    message = refusal(tmp_path, content)
+    assert "unknown latency model 'mac_rat'" in message
+    assert "Did you mean 'mac_rate'" in message
+
+
+def test_what_is_no_toml(tmp_path):
+    assert "is not TOML" in refusal(tmp_path, "schema = ")
+
+
+def test_unreadable_files(tmp_path):
+    with pytest.raises(InputError, match=r"target '.*none.toml' cannot be read \(.*No such file"):
+        load_target(tmp_path / "none.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match=r"target '.*binary.toml' cannot be read \(.*decode"):
+        load_target(tmp_path / "binary.toml")
+
+
+def test_a_table_is_not_read_yet():
+    with pytest.raises(InputError, match="target 'board.csv' is a table of measured costs, which this version cannot"):
+        load_target("board.csv")
+
+
+def test_unknown_target():
+    with pytest.raises(UnknownName, match="unknown target 'mpik'; known: bismo-cloud, .* Did you mean 'mpic'"):
+        load_target("mpik")
