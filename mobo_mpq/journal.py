@@ -11,6 +11,7 @@ import fcntl
 import json
 import math
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -36,6 +37,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: Any = None
+        self._lock = threading.Lock()  # the tracking thread writes run ids while trials finish
 
     def open(self) -> Self:
         """Lock the file for writing and cut off a torn last line.
@@ -77,9 +79,12 @@ class Journal:
     def append(self, event: str, **fields: Any) -> None:
         """Write one line, durably."""
         line = json.dumps({"event": event, **fields}, allow_nan=False, separators=(",", ":"))
-        self._file.write(line.encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with self._lock:
+            if self._file is None:
+                raise JournalError(f"the journal {self.path} is not open for writing; open it first")
+            self._file.write(line.encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def append_trial(self, trial: Trial) -> None:
         """Write down a trial, in whatever state it is."""

@@ -47,7 +47,7 @@ def optimize(
         if number < 1:
             raise InputError(f"{name} is {number}; expected a whole number of at least 1")
     study = Study(problem, make_strategy(strategy, problem, seed=seed))
-    with _one_thread():
+    with one_thread():
         while study.evaluated < trials:
             running = study.ask(min(batch, trials - study.evaluated))
             if not running:
@@ -73,7 +73,7 @@ def _measurement(result: float | tuple[float, float]) -> Measurement:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Small matrices: more threads only get in each other's way."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Self
 
-import numpy as np
-
 from mobo_mpq.errors import PolicyError
+from mobo_mpq.front import pareto_trials, trials_hypervolume
 from mobo_mpq.journal import Journal, read_trials
 from mobo_mpq.objective import Measurement
-from mobo_mpq.pareto import hypervolume, non_dominated
 from mobo_mpq.policy import Policy
 from mobo_mpq.problem import Problem
 from mobo_mpq.seeding import derive
@@ -129,8 +127,8 @@ class Study:
             self.problem.space.to_levels([policy])
             if proposal.origin != REPLICATE and any(policy == trial.policy for trial in self._trials.values()):
                 raise PolicyError(
-                    f"strategy '{type(self.strategy).__name__}' proposed the policy of an earlier trial again as number "
-                    f"{number}; only origin '{REPLICATE}' may"
+                    f"strategy '{type(self.strategy).__name__}' proposed the policy of an earlier trial again, as "
+                    f"number {number}; only origin '{REPLICATE}' may"
                 )
         trial = Trial(
             number=number,
@@ -175,28 +173,8 @@ class Study:
 
     def pareto(self) -> list[Trial]:
         """Complete trials that no other complete trial beats, best quality first."""
-        return pareto_trials(self.problem, self.finished)
+        return pareto_trials(self.problem.infos, self.finished)
 
     def hypervolume(self) -> float:
         """Volume above the reference that the complete trials dominate, in the product of the objectives' units."""
-        return hypervolume(_maximised(self.problem, _complete(self.finished)), self.problem.reference)
-
-
-def _complete(trials: Sequence[Trial]) -> list[Trial]:
-    return [trial for trial in trials if trial.state is TrialState.COMPLETE]
-
-
-def _maximised(problem: Problem, trials: Sequence[Trial]) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    return np.array([problem.maximised(trial.values) for trial in trials]).reshape(len(trials), len(problem.infos))
-
-
-def pareto_trials(problem: Problem, trials: Sequence[Trial]) -> list[Trial]:
-    """Complete trials that no other one beats, best quality first."""
-    complete = _complete(trials)
-    points = _maximised(problem, complete)
-    front = [
-        (tuple(-point), trial)
-        for point, trial, keep in zip(points, complete, non_dominated(points), strict=True)
-        if keep
-    ]
-    return [trial for _, trial in sorted(front, key=lambda pair: (pair[0], pair[1].number))]
+        return trials_hypervolume(self.problem.infos, self.finished)

@@ -1,0 +1,1 @@
+"""What is run: commands, parallel searches, tracking, reports."""

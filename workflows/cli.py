@@ -1,0 +1,350 @@
+"""The command line. Heavy imports live inside the commands: ``--help`` has to be quick.
+
+Data goes to stdout, everything else to stderr. Exit codes: 0 done; 1 the work failed; 2 wrong use or bad input;
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.exceptions import TyperException
+
+from mobo_mpq import __version__
+from mobo_mpq.errors import InputError, MoboError
+
+app = typer.Typer(
+    name="mobo-mpq",
+    help="How many bits does each layer deserve? Searches, shows and exports mixed-precision quantization policies.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+HomeOption = Annotated[
+    Path | None, typer.Option("--home", help="Folder of the studies. [default: $MOBO_MPQ_HOME or ./mobo-mpq-home]")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+NameArgument = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Of the study. [default: the newest]")]
+AddressOption = Annotated[str | None, typer.Option(metavar="RAY", help="Of a Ray cluster; 'auto' finds one here.")]
+TrackingOption = Annotated[str | None, typer.Option(metavar="URI", help="MLflow server. [default: HOME/mlflow.db]")]
+ConcurrencyOption = Annotated[int | None, typer.Option(metavar="N", min=1, help="Trials at a time. [default: cores]")]
+RunnerOption = Annotated[str, typer.Option(help="'ray', or 'serial': one trial after the other in this process.")]
+
+
+@app.command()
+def search(
+    study: Annotated[
+        Path | None, typer.Argument(metavar="[STUDY.toml]", help="A study file; flags go before what it says.")
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="Built-in name, FILE.py:NAME or MODULE:NAME. [digits]")] = None,
+    target: Annotated[str | None, typer.Option(help="Built-in device, or a TOML file. [mpic]")] = None,
+    objectives: Annotated[str | None, typer.Option(help="Costs: latency,energy,size,bops. [latency]")] = None,
+    recipe: Annotated[str | None, typer.Option(help="How a policy becomes a network: ptq, qat. [qat]")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Of the fine-tune. [default: the recipe's]")] = None,
+    strategy: Annotated[str | None, typer.Option(help="Who proposes; see 'mobo-mpq strategies'. [mobo]")] = None,
+    trials: Annotated[int | None, typer.Option(metavar="N", help="Evaluations in all. [48]")] = None,
+    concurrency: ConcurrencyOption = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Of everything random. [0]")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the study. [TASK-TARGET]")] = None,
+    weight_bits: Annotated[str | None, typer.Option(metavar="2,4,8", help="Choices for weights. [2,4,8]")] = None,
+    activation_bits: Annotated[str | None, typer.Option(metavar="2,4,8", help="Choices for inputs. [2,4,8]")] = None,
+    pin: Annotated[list[str] | None, typer.Option(metavar="LAYER=W/A", help="Bits that are not searched.")] = None,
+    tie: Annotated[list[str] | None, typer.Option(metavar="LAYER,LAYER", help="Layers with the same bits.")] = None,
+    budget: Annotated[list[str] | None, typer.Option(metavar="latency_ms<=X", help="A hard limit on a cost.")] = None,
+    worst_quality: Annotated[float | None, typer.Option(help="The worst quality still of interest.")] = None,
+    address: AddressOption = None,
+    tracking_uri: TrackingOption = None,
+    runner: RunnerOption = "ray",
+    home: HomeOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show layers, space and costs; train nothing.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Search the Pareto set of a task on a target. Without arguments: digits on mpic, 48 trials."""
+    from mobo_mpq.workflows.dry_run import show_dry_run
+    from mobo_mpq.workflows.search import RunOptions
+    from mobo_mpq.workflows.search import search as run
+
+    from mobo_mpq.config import StudyConfig
+
+    settings = {
+        "task": task,
+        "target": target,
+        "objectives": _words(objectives),
+        "recipe": recipe,
+        "epochs": epochs,
+        "strategy": strategy,
+        "trials": trials,
+        "seed": seed,
+        "name": name,
+        "weight_bits": _numbers("--weight-bits", weight_bits),
+        "activation_bits": _numbers("--activation-bits", activation_bits),
+        "pin": pin or None,
+        "tie": tie or None,
+        "budget": budget or None,
+        "worst_quality": worst_quality,
+    }
+    values = StudyConfig.read(study) if study else {}
+    StudyConfig.parse(values, source=str(study or ""))
+    values |= {key: value for key, value in settings.items() if value is not None}
+    if dry_run:
+        show_dry_run(StudyConfig.parse(values), as_json)
+        return
+    options = RunOptions(home, runner, address, tracking_uri, concurrency)
+    _print_record(run(options, **values), as_json, home)
+
+
+@app.command()
+def resume(
+    name: NameArgument = None,
+    trials: Annotated[int | None, typer.Option(metavar="N", min=1, help="A new total.")] = None,
+    concurrency: ConcurrencyOption = None,
+    address: AddressOption = None,
+    tracking_uri: TrackingOption = None,
+    runner: RunnerOption = "ray",
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Go on with a study after a crash, an interrupt, or for more trials."""
+    from mobo_mpq.workflows.search import RunOptions
+    from mobo_mpq.workflows.search import resume as run
+
+    options = RunOptions(home, runner, address, tracking_uri, concurrency)
+    _print_record(run(name, options, trials), as_json, home)
+
+
+@app.command()
+def pareto(
+    name: NameArgument = None,
+    as_json: JsonOption = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    home: HomeOption = None,
+) -> None:
+    """Show the Pareto set of a study."""
+    from mobo_mpq.workflows.home import Home
+    from mobo_mpq.workflows.record import StudyRecord
+    from mobo_mpq.workflows.reporting import pareto_csv
+
+    if as_json and as_csv:
+        raise InputError("--json and --csv exclude each other; give one of them")
+    record = StudyRecord.read(Home.of(home).existing(name))
+    if as_csv:
+        sys.stdout.write(pareto_csv(record))
+    else:
+        _print_table(record, as_json)
+
+
+@app.command()
+def plot(
+    name: NameArgument = None,
+    out: Annotated[Path, typer.Option(help="front.png or front.html")] = Path("front.png"),
+    home: HomeOption = None,
+) -> None:
+    """Draw the front of a study."""
+    from mobo_mpq.workflows.home import Home
+    from mobo_mpq.workflows.plotting import plot as draw
+    from mobo_mpq.workflows.record import StudyRecord
+
+    draw(StudyRecord.read(Home.of(home).existing(name)), out)
+    print(out)
+
+
+@app.command()
+def export(
+    trial: Annotated[str, typer.Option(help="best, knee, accurate, fastest, smallest, or a number.")] = "best",
+    study: Annotated[str | None, typer.Option(help="Name of the study. [default: the newest]")] = None,
+    max_drop: Annotated[
+        float, typer.Option(help="What 'best' may lose to the float model: points, or % of a minimised metric.")
+    ] = 1.0,
+    form: Annotated[str, typer.Option("--format", help="onnx, policy.")] = "onnx",
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder. [default: ./NAME-NUMBER]")] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a policy as files that a runtime loads, verified before it says done."""
+    from mobo_mpq.workflows.exporting import check_format, export_trial
+    from mobo_mpq.workflows.home import Home
+    from mobo_mpq.workflows.record import StudyRecord
+    from mobo_mpq.workflows.reporting import dump, selection_line, stderr
+    from mobo_mpq.workflows.selection import select
+
+    check_format(form)
+    record = StudyRecord.read(Home.of(home).existing(study))
+    selection = select(record, trial, max_drop)
+    stderr.print(selection_line(record, trial, selection), markup=False, soft_wrap=True)
+    exported = export_trial(record, selection.trial, form, out)
+    if as_json:
+        print(dump(exported.document()))
+        return
+    for file in exported.files:
+        print(exported.folder / file)
+    if exported.agreement is not None:
+        stderr.print(
+            f"verified: ONNX Runtime agrees with the quantized network on {100 * exported.agreement:.2f} % of the "
+            f"validation predictions",
+            soft_wrap=True,
+        )
+
+
+@app.command()
+def targets(as_json: JsonOption = False) -> None:
+    """List the built-in devices."""
+    from mobo_mpq.objectives.hardware import load_target, target_names
+
+    _print_rows(
+        [
+            {
+                "name": target.name,
+                "weight_bits": sorted({w for pairs in target.bit_pairs.values() for w, _ in pairs}),
+                "activation_bits": sorted({a for pairs in target.bit_pairs.values() for _, a in pairs}),
+                "batch": target.batch,
+                "energy": target.energy is not None,
+                "description": target.description,
+            }
+            for target in map(load_target, target_names())
+        ],
+        as_json,
+    )
+
+
+@app.command()
+def tasks(as_json: JsonOption = False) -> None:
+    """List the built-in tasks."""
+    from mobo_mpq.objectives.tasks import load_task, task_names
+
+    _print_rows(
+        [
+            {"name": task.name, "metric": task.metric_name, "direction": str(task.direction), "about": task.about}
+            for task in map(load_task, task_names())
+        ],
+        as_json,
+    )
+
+
+@app.command()
+def strategies(as_json: JsonOption = False) -> None:
+    """List the search strategies."""
+    from mobo_mpq.strategies.registry import describe, strategy_names
+
+    _print_rows([{"name": name, "about": describe(name)} for name in strategy_names()], as_json)
+
+
+@app.command()
+def ui(
+    name: NameArgument = None,
+    host: Annotated[str, typer.Option(help="To listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="To listen on.")] = 5000,
+    tracking_uri: TrackingOption = None,
+    home: HomeOption = None,
+) -> None:
+    """Browse a study's policies in MLflow, until ctrl-C."""
+    from mobo_mpq.workflows.ui import serve
+
+    serve(name, home, tracking_uri, host, port)
+
+
+@app.command()
+def doctor(home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Check that this machine can run a search, and say what is missing."""
+    from mobo_mpq.workflows.doctor import examine
+
+    findings = examine(home)
+    _print_rows([finding._asdict() for finding in findings], as_json)
+    if any(finding.state == "missing" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and leave.", is_eager=True)] = False,
+) -> None:
+    if version:
+        print(f"mobo-mpq {__version__}")
+        raise typer.Exit
+
+
+def _words(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _numbers(flag: str, text: str | None) -> tuple[int, ...] | None:
+    try:
+        return None if text is None else tuple(int(word) for word in text.split(",") if word.strip())
+    except ValueError:
+        raise InputError(f"{flag} is '{text}'; expected whole numbers and commas, such as 2,4,8") from None
+
+
+def _print_record(record: Any, as_json: bool, home: Path | None) -> None:
+    from mobo_mpq.workflows.reporting import stderr
+
+    _print_table(record, as_json)
+    flag = f" --home {home}" if home else ""
+    stderr.print(
+        f"next: 'mobo-mpq export --study {record.name} --trial best{flag}' writes the fastest policy that loses at "
+        f"most a point; 'mobo-mpq ui {record.name}{flag}' browses them all",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _print_table(record: Any, as_json: bool) -> None:
+    from mobo_mpq.workflows.reporting import dump, pareto_document, pareto_table, stdout
+
+    if as_json:
+        print(dump(pareto_document(record)))
+    else:
+        stdout.print(pareto_table(record))
+
+
+def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
+    from mobo_mpq.workflows.reporting import dump, rows_table, stdout
+
+    if as_json:
+        print(dump(rows))
+    else:
+        stdout.print(rows_table(rows))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    try:
+        code = app(list(sys.argv[1:] if arguments is None else arguments), prog_name="mobo-mpq", standalone_mode=False)
+        return int(code or 0)
+    except TyperException as error:
+        return _fail(_usage(error), 2)
+    except InputError as error:
+        return _fail(str(error), 2)
+    except MoboError as error:
+        return _fail(str(error), 1)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted; go on with 'mobo-mpq resume'", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left, as 'head' does
+        return 0
+
+
+def _usage(error: TyperException) -> str:
+    message = getattr(error, "format_message", error.__str__)()
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "mobo-mpq"
+    return f"{message.strip().rstrip('.')}; see '{command} --help'"
+
+
+def _fail(sentence: str, code: int) -> int:
+    print(f"error: {sentence}", file=sys.stderr)
+    return code
+
+
+def entry_point() -> None:
+    """For ``python -m mobo_mpq.workflows.cli``."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    entry_point()

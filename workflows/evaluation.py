@@ -1,0 +1,105 @@
+"""One policy, evaluated: the same code in a worker, in a serial run, and at export."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from mobo_mpq.objectives.tasks import LoadedTask, load_task
+from mobo_mpq.training.recipes import TrainingContext, run_recipe
+from safetensors.torch import load, save
+from torch import nn
+
+from mobo_mpq.errors import MoboError
+from mobo_mpq.graph import Network, load_program
+from mobo_mpq.objective import Measurement
+from mobo_mpq.policy import Policy
+from mobo_mpq.quant.transform import QuantizedNetwork
+from mobo_mpq.seeding import derive
+from mobo_mpq.training.data import SharedLoader, first_inputs, rebuild
+from mobo_mpq.trial import Recipe
+
+CALIBRATION_BATCHES = 4
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a worker needs, as plain data: put into the object store once, read by all.
+
+    Attributes:
+        task: address; the worker loads it for its metric and loss.
+        program: the traced float network, serialised.
+        recipe: of the study.
+        train: the training data, when it is tensors; else the worker takes the task's own loader.
+        val: likewise for validation.
+        seed: of the study.
+        gpu: whether trials run on a GPU.
+    """
+
+    task: str
+    program: bytes
+    recipe: Recipe
+    train: SharedLoader | None
+    val: SharedLoader | None
+    seed: int
+    gpu: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one evaluation.
+
+    Attributes:
+        measurement: on the validation split; ``None`` when it failed.
+        state: the quantized network's parameters and buffers, as safetensors.
+        seconds: wall time.
+        error: why it failed.
+    """
+
+    measurement: Measurement | None
+    state: bytes
+    seconds: float
+    error: str | None = None
+
+
+class Evaluator:
+    """Evaluates policies of one study. Cheap to call again: data and network stay."""
+
+    def __init__(self, work: Work, task: LoadedTask | None = None) -> None:
+        self.work = work
+        self.task = task or load_task(work.task)
+        self.device = torch.device("cuda" if work.gpu else "cpu")
+        network = Network.from_program(load_program(work.program)).to(self.device)
+        self.train: Iterable[Any] = rebuild(work.train) if work.train else self.task.train
+        self.val: Iterable[Any] = rebuild(work.val) if work.val else self.task.val
+        calibration = first_inputs(self.train, CALIBRATION_BATCHES, derive(work.seed, "calibration"))
+        self.context = TrainingContext(network, self.train, self.task.loss, calibration)
+
+    def run(self, policy: Policy, *, seed: int, recipe: Recipe | None = None) -> Outcome:
+        """Quantize, fine-tune, score. A failure of the work or of the task is an outcome, not an exception."""
+        start = time.perf_counter()
+        try:
+            network = self.build(policy, seed=seed, recipe=recipe)
+            measurement = self.task.measure(network, self.val)
+        except (MoboError, RuntimeError) as error:  # torch reports shapes, memory and NaN as RuntimeError
+            first_line = str(error).split("\n", 1)[0]
+            return Outcome(None, b"", time.perf_counter() - start, f"{type(error).__name__}: {first_line}")
+        return Outcome(measurement, dump_state(network), time.perf_counter() - start)
+
+    def build(self, policy: Policy, *, seed: int, recipe: Recipe | None = None) -> QuantizedNetwork:
+        """The quantized network of a policy."""
+        return run_recipe(recipe or self.work.recipe, self.context, policy, seed=seed)
+
+    def restore(self, policy: Policy, state: bytes) -> QuantizedNetwork:
+        """The network that was saved with :func:`dump_state`."""
+        network = apply_uncalibrated(self.context, policy, self.work.recipe)
+        network.load_state_dict(load(state))
+        return network
+
+
+def dump_state(network: nn.Module) -> bytes:
+    """Parameters and buffers as safetensors."""
+    return save({name: tensor.detach().cpu().clone().contiguous() for name, tensor in network.state_dict().items()})

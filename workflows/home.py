@@ -1,0 +1,121 @@
+"""Where studies live on disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mobo_mpq.config import StudyConfig
+from mobo_mpq.errors import InputError, UnknownName
+from mobo_mpq.journal import read_events
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """``studies/NAME``: study file, journal, checkpoints."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Of the study."""
+        return self.path.name
+
+    @property
+    def journal(self) -> Path:
+        """The study's state."""
+        return self.path / "journal.jsonl"
+
+    @property
+    def config_file(self) -> Path:
+        """The resolved study file."""
+        return self.path / "study.toml"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Networks of the front's members."""
+        return self.path / "checkpoints"
+
+    @property
+    def exists(self) -> bool:
+        """Whether a study was begun here; a crash before its first line leaves nothing to resume."""
+        return self.journal.exists() and b"\n" in self.journal.read_bytes()
+
+    def config(self) -> StudyConfig:
+        """The resolved study file, read back."""
+        return StudyConfig.parse(StudyConfig.read(self.config_file), source=str(self.config_file))
+
+    def trial_counts(self) -> tuple[int, int]:
+        """Finished trials, and the number asked for."""
+        finished, total = 0, self.config().trials
+        for event in read_events(self.journal):
+            finished += event["event"] == "trial" and event.get("state") != "running"
+            total = event["trials"] if event["event"] == "total" else total
+        return finished, total
+
+
+@dataclass(frozen=True)
+class Home:
+    """``--home``: tracking database, artifacts, and the studies."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, path: Path | None = None) -> Home:
+        """The folder that was asked for, else ``$MOBO_MPQ_HOME``, else ``./mobo-mpq-home``."""
+        return cls((path or Path(os.environ.get("MOBO_MPQ_HOME") or "mobo-mpq-home")).absolute())
+
+    def study(self, name: str) -> StudyFolder:
+        """Where a study of that name is, or would be."""
+        return StudyFolder(self.path / "studies" / name)
+
+    def studies(self) -> Iterator[StudyFolder]:
+        """The studies that exist, newest last."""
+        folders = (self.path / "studies").glob("*/journal.jsonl")
+        for journal in sorted(folders, key=lambda file: file.stat().st_mtime):
+            folder = StudyFolder(journal.parent)
+            if folder.exists:
+                yield folder
+
+    def existing(self, name: str | None) -> StudyFolder:
+        """A study that exists; the newest when no name is given.
+
+        Raises:
+            UnknownName: there is no such study.
+            InputError: there is no study at all.
+        """
+        known = list(self.studies())
+        if not known:
+            raise InputError(
+                f"there is no study in {self.path}; run 'mobo-mpq search' first, or point --home elsewhere"
+            )
+        if name is None:
+            return known[-1]
+        folder = self.study(name)
+        if not folder.exists:
+            raise UnknownName("study", name, [one.name for one in known], "Run 'mobo-mpq search' to begin one.")
+        return folder
+
+    def create(self, name: str) -> StudyFolder:
+        """The folder of a new study.
+
+        Raises:
+            InputError: the study exists, or the home is not writable.
+        """
+        folder = self.study(name)
+        if folder.exists:
+            finished, total = folder.trial_counts()
+            raise InputError(
+                f"study '{name}' exists already, with {finished} of {total} trials; go on with "
+                f"'mobo-mpq resume {name}', or choose another --name"
+            )
+        try:
+            folder.checkpoints.mkdir(parents=True, exist_ok=True)
+            folder.journal.touch()
+        except OSError as error:
+            raise InputError(
+                f"cannot write to {self.path}: {error.strerror}; give a folder that you may write to with --home"
+            ) from None
+        return folder

@@ -1,0 +1,195 @@
+"""From a study file to everything that a search needs, checked before the first trial."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mobo_mpq.objectives.costs import COSTS, cost_model
+from mobo_mpq.objectives.hardware import load_target
+from mobo_mpq.objectives.quality import quality_info
+from mobo_mpq.objectives.tasks import LoadedTask, load_task
+from mobo_mpq.training.recipes import default_recipe
+from mobo_mpq.workflows.evaluation import Work
+
+from mobo_mpq import __version__
+from mobo_mpq.config import StudyConfig
+from mobo_mpq.errors import InputError, PolicyError
+from mobo_mpq.graph import Network, capture, model_digest, save_program
+from mobo_mpq.hardware import HardwareTarget
+from mobo_mpq.journal import SCHEMA, measurement_to_list
+from mobo_mpq.objective import CostObjective, Measurement
+from mobo_mpq.policy import LayerBits
+from mobo_mpq.problem import Problem
+from mobo_mpq.space import SearchSpace
+from mobo_mpq.strategies.registry import strategy_class
+from mobo_mpq.training.data import share
+from mobo_mpq.trial import Recipe
+
+_COST_WORDS = {"latency_s": "latency", "energy_j": "energy", "size_bytes": "size", "bops": "bops"}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A search, ready to run.
+
+    Attributes:
+        config: the resolved study file.
+        task: quality and data.
+        target: the device.
+        network: traced, in float, batch norms folded.
+        problem: what strategies see.
+        work: what workers need.
+        digest: of the float model's weights.
+        baseline: split -> name -> value of the float model.
+    """
+
+    config: StudyConfig
+    task: LoadedTask
+    target: HardwareTarget
+    network: Network
+    problem: Problem
+    work: Work
+    digest: str
+    baseline: dict[str, dict[str, Measurement]]
+
+    def header(self) -> dict[str, Any]:
+        """The fields of the journal's first line."""
+        return {
+            "schema": SCHEMA,
+            "version": __version__,
+            "task": self.task.address,
+            "target": self.target.name,
+            "trials": self.config.trials,
+            "objectives": [{**asdict(info), "direction": str(info.direction)} for info in self.problem.infos],
+            "layers": [{**asdict(layer), "kind": str(layer.kind)} for layer in self.network.layers],
+            "float_layers": [str(entry) for entry in self.network.unquantized],
+            "model_digest": self.digest,
+            "data": dict(self.task.manifest),
+            "float": {
+                split: {name: measurement_to_list(value) for name, value in values.items()}
+                for split, values in self.baseline.items()
+            },
+        }
+
+
+def resolve(config: StudyConfig) -> StudyConfig:
+    """Fill in what depends on where the command runs: the study's name, and paths that a resume will need.
+
+    Raises:
+        UnknownName: the strategy, recipe or an objective does not exist.
+    """
+    strategy_class(config.strategy)
+    default_recipe(config.recipe)
+    target = config.target
+    if target.endswith(".toml"):
+        target = str(Path(target).expanduser().resolve())
+    task = load_task(config.task)
+    name = config.name or f"{task.name}-{load_target(target).name}"
+    # A task's full address finds it from any folder; a built-in one keeps its short name.
+    address = config.task if config.task == task.name else task.address
+    return StudyConfig.parse({**config.model_dump(by_alias=True), "name": name, "task": address, "target": target})
+
+
+def prepare(config: StudyConfig, known: dict[str, Any] | None = None) -> Prepared:
+    """Load, trace and price; measure the float model.
+
+    Args:
+        config: resolved.
+        known: the journal's first line, when a study is taken up again: the float model is not measured anew.
+
+    Raises:
+        InputError: anything that the user can mend.
+    """
+    task, target = load_task(config.task), load_target(config.target)
+    model = task.model()
+    digest = model_digest(model)
+    if known is not None and known["model_digest"] != digest:
+        raise PolicyError(
+            f"the model of task '{config.task}' has other weights than when study '{config.name}' began; "
+            "bring the old ones back, or begin a new study with another --name"
+        )
+    program = capture(model, task.example)
+    network = Network.from_program(program)
+    space = SearchSpace.from_layers(
+        network.layers,
+        target,
+        weight_bits=config.weight_bits,
+        activation_bits=config.activation_bits,
+        pin=config.pins,
+        tie=config.ties,
+    )
+    baseline = _baseline(task, model, network, target) if known is None else _read_baseline(known)
+    problem = _problem(config, task, target, network, space, baseline["val"][task.metric_name].value)
+    work = Work(
+        task=config.task,
+        program=save_program(program),
+        recipe=study_recipe(config),
+        train=share(task.train),
+        val=share(task.val),
+        seed=config.seed,
+        gpu=config.gpus_per_trial > 0,
+    )
+    return Prepared(config, task, target, network, problem, work, digest, baseline)
+
+
+def study_recipe(config: StudyConfig) -> Recipe:
+    """The recipe's defaults, under what the study file changes."""
+    default = default_recipe(config.recipe)
+    return Recipe(
+        kind=default.kind,
+        epochs=default.epochs if config.epochs is None else config.epochs,
+        train_fraction=default.train_fraction,
+        options={**default.options, **config.recipe_options},
+    )
+
+
+def _problem(
+    config: StudyConfig,
+    task: LoadedTask,
+    target: HardwareTarget,
+    network: Network,
+    space: SearchSpace,
+    float_value: float,
+) -> Problem:
+    def cost(word: str) -> CostObjective:
+        return CostObjective.from_model(cost_model(word, target, network.layers), network.layers, space)
+
+    budgets = config.budgets
+    extra = [_COST_WORDS[name] for name in budgets if _COST_WORDS[name] not in config.objectives]
+    return Problem(
+        layers=network.layers,
+        space=space,
+        objectives=(
+            quality_info(task, float_value, config.worst_quality),
+            *(cost(word) for word in config.objectives),
+        ),
+        budgets=budgets,
+        constraints=tuple(cost(word) for word in extra),
+    )
+
+
+def _baseline(
+    task: LoadedTask, model: Any, network: Network, target: HardwareTarget
+) -> dict[str, dict[str, Measurement]]:
+    """Quality of the float model on each split, and those of its costs that the target can price."""
+    costs: dict[str, Measurement] = {}
+    for word in COSTS:
+        try:
+            priced = cost_model(word, target, network.layers)
+            total = sum(priced.layer_cost(layer, LayerBits(32, 32)) for layer in network.layers)
+        except InputError:  # most devices of this kind do not run floats
+            continue
+        costs[priced.name] = Measurement(float(total), 0.0)
+    baseline = {"val": {task.metric_name: task.measure(model, task.val), **costs}}
+    if task.test is not None:
+        baseline["test"] = {task.metric_name: task.measure(model, task.test), **costs}
+    return baseline
+
+
+def _read_baseline(known: dict[str, Any]) -> dict[str, dict[str, Measurement]]:
+    return {
+        split: {name: Measurement(value, stderr) for name, (value, stderr) in values.items()}
+        for split, values in known["float"].items()
+    }

@@ -1,0 +1,117 @@
+"""A study as its journal tells it: enough for tables, plots and tracking, without the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mobo_mpq.workflows.home import StudyFolder
+
+from mobo_mpq.front import pareto_trials, trials_hypervolume
+from mobo_mpq.journal import measurement_from_list, read_events, read_trials
+from mobo_mpq.objective import Measurement, ObjectiveInfo
+from mobo_mpq.trial import Trial
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """What a journal holds.
+
+    Attributes:
+        folder: of the study.
+        infos: the objectives, the measured quality first.
+        header: the study event: task, target, layers, digests, float baseline.
+        trials: finished ones in the order in which they finished, then those still running.
+        tested: trial number -> values on the test split.
+        total: number of trials asked for.
+        runs: tracking address -> {"parent" or trial number: run id}.
+    """
+
+    folder: StudyFolder
+    infos: tuple[ObjectiveInfo, ...]
+    header: Mapping[str, Any]
+    trials: tuple[Trial, ...]
+    tested: Mapping[int, Mapping[str, Measurement]] = field(default_factory=dict)
+    total: int = 0
+    runs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: StudyFolder) -> StudyRecord:
+        """Read a study's journal.
+
+        Raises:
+            JournalError: when it is broken.
+        """
+        events = read_events(folder.journal)
+        header = events[0]
+        tested: dict[int, dict[str, Measurement]] = {}
+        runs: dict[str, dict[str, str]] = {}
+        total = int(header["trials"])
+        for event in events:
+            if event["event"] == "test":
+                tested[event["number"]] = measurements(event["values"])
+            elif event["event"] == "total":
+                total = int(event["trials"])
+            elif event["event"] == "tracking":
+                runs.setdefault(event["uri"], {})[str(event["of"])] = event["run_id"]
+        return cls(
+            folder=folder,
+            infos=tuple(ObjectiveInfo(**info) for info in header["objectives"]),
+            header=header,
+            trials=tuple(read_trials(folder.journal)),
+            tested=tested,
+            total=total,
+            runs=runs,
+        )
+
+    @property
+    def name(self) -> str:
+        """Of the study."""
+        return self.folder.name
+
+    @property
+    def quality(self) -> ObjectiveInfo:
+        """The measured objective."""
+        return self.infos[0]
+
+    @property
+    def finished(self) -> Sequence[Trial]:
+        """In the order in which they finished."""
+        return [trial for trial in self.trials if trial.is_final]
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all trials that were asked for have ended."""
+        return len(self.finished) >= self.total and len(self.finished) == len(self.trials)
+
+    @property
+    def float_values(self) -> dict[str, Measurement]:
+        """Quality (and costs, where the target runs floats) of the unquantized model, on the validation split."""
+        return measurements(self.header["float"]["val"])
+
+    @property
+    def float_tested(self) -> dict[str, Measurement]:
+        """The same on the test split; empty when the task has none."""
+        return measurements(self.header["float"].get("test", {}))
+
+    def pareto(self) -> list[Trial]:
+        """The set, best quality first."""
+        return pareto_trials(self.infos, self.finished)
+
+    def hypervolume(self) -> float:
+        """Of the whole study."""
+        return trials_hypervolume(self.infos, self.finished)
+
+    def hypervolumes(self) -> list[float]:
+        """After each finished trial."""
+        return [trials_hypervolume(self.infos, self.finished[: n + 1]) for n in range(len(self.finished))]
+
+    def run_id(self, number: int) -> str | None:
+        """Of a trial, at whichever tracking server it was logged last."""
+        return next((runs[str(number)] for runs in reversed(self.runs.values()) if str(number) in runs), None)
+
+
+def measurements(values: Mapping[str, Any]) -> dict[str, Measurement]:
+    """Read ``{name: [value, standard error]}``."""
+    return {name: measurement_from_list(pair) for name, pair in values.items()}

@@ -1,0 +1,116 @@
+"""How the trials of a study are run: in parallel by Ray Tune, or one after the other in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from mobo_mpq.workflows.evaluation import Evaluator, Work
+
+from mobo_mpq.errors import InputError
+from mobo_mpq.optimization import one_thread
+from mobo_mpq.study import Study
+from mobo_mpq.trial import Trial
+
+OnFinished = Callable[[Trial, Callable[[], bytes | None]], None]
+"""Called with each finished trial and a function that fetches its network."""
+
+
+def run_serial(study: Study, work: Work, total: int, on_finished: OnFinished) -> None:
+    """One trial after the other, here: for debugging, and for machines without Ray."""
+    with one_thread():
+        evaluator = Evaluator(work)
+        while study.evaluated < total:
+            trials = study.ask(1)
+            if not trials:
+                return
+            for trial in trials:
+                assert trial.policy is not None, "the recipes of this version do not choose policies"
+                outcome = evaluator.run(trial.policy, seed=trial.seed, recipe=trial.recipe)
+                values = {study.problem.quality.name: outcome.measurement} if outcome.measurement else None
+                done = study.tell(trial.number, values, error=outcome.error, seconds=outcome.seconds)
+                on_finished(done, lambda state=outcome.state: state)  # type: ignore[misc]
+
+
+def run_ray(
+    study: Study, work: Work, total: int, on_finished: OnFinished, *, concurrency: int | None, address: str | None
+) -> None:
+    """As many trials at a time as there are cores (or as ``concurrency`` says), on this machine or a cluster.
+
+    Raises:
+        InputError: the cluster cannot be reached.
+    """
+    with _ray(address, concurrency) as ray:
+        from mobo_mpq.workflows.searcher import StudySearcher
+        from mobo_mpq.workflows.trainable import Mailbox, PolicyTrainable
+        from ray import tune
+
+        cores = int(ray.cluster_resources().get("CPU", 1))
+        at_once = concurrency or max(1, cores)
+        mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
+
+        def finished(trial: Trial) -> None:
+            on_finished(trial, lambda: ray.get(mailbox.take.remote(trial.number)))
+
+        searcher = StudySearcher(study, total, at_once, finished)
+        trainable = tune.with_resources(
+            tune.with_parameters(PolicyTrainable, work=work, mailbox=mailbox), _resources(work)
+        )
+        storage = tempfile.mkdtemp(prefix="mobo-mpq-tune-")
+        try:
+            tuner = tune.Tuner(
+                trainable,
+                tune_config=tune.TuneConfig(
+                    search_alg=searcher,
+                    num_samples=-1,  # the searcher says when it is enough
+                    reuse_actors=True,
+                    trial_dirname_creator=lambda trial: f"trial-{trial.trial_id}",
+                ),
+                run_config=tune.RunConfig(
+                    name="study",
+                    storage_path=storage,
+                    verbose=0,
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                ),
+            )
+            tuner.fit()
+        finally:
+            shutil.rmtree(storage, ignore_errors=True)
+
+
+def _resources(work: Work) -> dict[str, float]:
+    return {"CPU": 1, "GPU": 1} if work.gpu else {"CPU": 1}
+
+
+@contextlib.contextmanager
+def _ray(address: str | None, concurrency: int | None) -> Iterator[Any]:
+    """Connect to a cluster, or start Ray on this machine; a connection that was there before is left as it was."""
+    import ray
+
+    if ray.is_initialized():
+        yield ray
+        return
+    where = address or os.environ.get("RAY_ADDRESS") or "local"
+    quiet: dict[str, Any] = {
+        "logging_level": logging.ERROR,
+        "log_to_driver": False,
+        "configure_logging": True,
+    }
+    if where == "local":
+        cores = concurrency or os.cpu_count() or 1
+        quiet |= {"num_cpus": cores, "include_dashboard": False}
+    try:
+        ray.init(address=where, **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        first = str(error).split("\n", 1)[0]
+        raise InputError(f"cannot reach a Ray cluster at '{where}': {first}; check --address and RAY_ADDRESS") from None
+    try:
+        yield ray
+    finally:
+        with contextlib.suppress(Exception):
+            ray.shutdown()

@@ -1,0 +1,258 @@
+"""Begin a study, or take one up again: what ``mobo-mpq search`` and ``resume`` do, as functions.
+
+Run as a script it is ``mobo-mpq search`` on the cluster it finds itself on:
+``ray submit workflows/cluster/local.yaml workflows/search.py -- --trials 16``.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mobo_mpq.workflows import environment
+from mobo_mpq.workflows.checkpoints import Checkpoints
+from mobo_mpq.workflows.evaluation import Evaluator
+from mobo_mpq.workflows.home import Home, StudyFolder
+from mobo_mpq.workflows.preparation import Prepared, prepare, resolve
+from mobo_mpq.workflows.progress import Reporter
+from mobo_mpq.workflows.record import StudyRecord
+from mobo_mpq.workflows.reporting import stderr
+from mobo_mpq.workflows.runners import run_ray, run_serial
+from mobo_mpq.workflows.tracking import MlflowLog, Tracker, tracking_address
+
+from mobo_mpq.config import StudyConfig
+from mobo_mpq.errors import InputError, WorkError
+from mobo_mpq.journal import Journal, measurement_to_list, read_events
+from mobo_mpq.strategies.registry import make_strategy
+from mobo_mpq.study import Study
+from mobo_mpq.trial import Trial, TrialState
+
+RUNNERS = ("ray", "serial")
+HOPELESS = 5
+"""So many failures before the first success end a search: the fault is not in a policy."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a study is run; none of it changes what a trial's result is.
+
+    Attributes:
+        home: folder of the studies; ``./mobo-mpq-home`` when absent.
+        runner: ``ray`` or ``serial``.
+        address: of a Ray cluster; this machine when absent.
+        tracking_uri: of an MLflow server; a database in the home when absent.
+        concurrency: trials at a time, over what the study file says.
+    """
+
+    home: Path | None = None
+    runner: str = "ray"
+    address: str | None = None
+    tracking_uri: str | None = None
+    concurrency: int | None = None
+
+
+def search(options: RunOptions | None = None, **settings: Any) -> StudyRecord:
+    """Begin a study and run it to its end.
+
+    Args:
+        options: where and how it runs.
+        **settings: fields of :class:`~mobo_mpq.config.StudyConfig`: ``task="digits", target="mpic", trials=48``.
+
+    Returns:
+        The finished study.
+
+    Raises:
+        InputError: anything that the user can mend; nothing has been trained then.
+        WorkError: trial after trial failed.
+    """
+    options = options or RunOptions()
+    _check_runner(options)
+    environment.prepare()
+    config = resolve(StudyConfig.parse(settings))
+    home = Home.of(options.home)
+    folder = home.create(config.name)
+    stderr.print(f"preparing task '{config.task}' for target '{config.target}'", highlight=False)
+    prepared = prepare(config)
+    for line in prepared.network.unquantized:
+        stderr.print(f"left in float: {line}", markup=False)
+    folder.config_file.write_text(config.to_toml())
+    with Journal(folder.journal) as journal:
+        created = datetime.now(UTC).isoformat()
+        journal.append("study", name=config.name, created=created, **prepared.header())
+        study = Study(prepared.problem, make_strategy(config.strategy, prepared.problem, seed=config.seed), journal)
+        return _Run(home, folder, prepared, study, options, config.trials).go()
+
+
+def resume(name: str | None = None, options: RunOptions | None = None, trials: int | None = None) -> StudyRecord:
+    """Go on with a study after a crash, an interrupt, or for more trials.
+
+    Args:
+        name: of the study; the newest when absent.
+        options: where and how it runs.
+        trials: a new total.
+
+    Returns:
+        The finished study; at once, when it was finished before and ``trials`` asks for no more.
+
+    Raises:
+        InputError: there is no such study, its journal is broken, or its model has changed.
+        WorkError: trial after trial failed.
+    """
+    options = options or RunOptions()
+    _check_runner(options)
+    environment.prepare()
+    home = Home.of(options.home)
+    folder = home.existing(name)
+    record = StudyRecord.read(folder)
+    total = record.total if trials is None else trials
+    if total < len(record.finished):
+        raise InputError(
+            f"study '{folder.name}' has {len(record.finished)} trials already; --trials {total} would take some away"
+        )
+    if record.is_finished and total == record.total and len(record.tested) >= _test_count(record):
+        return record
+    config = folder.config()
+    prepared = prepare(config, known=read_events(folder.journal)[0])
+    with Journal(folder.journal) as journal:
+        if total != record.total:
+            journal.append("total", trials=total)
+        strategy = make_strategy(config.strategy, prepared.problem, seed=config.seed)
+        study = Study.resume(prepared.problem, strategy, journal)
+        return _Run(home, folder, prepared, study, options, total).go()
+
+
+def _check_runner(options: RunOptions) -> None:
+    if options.runner not in RUNNERS:
+        raise InputError(f"runner is '{options.runner}'; expected {' or '.join(RUNNERS)}")
+
+
+def _test_count(record: StudyRecord) -> int:
+    return len(record.pareto()) if record.float_tested else 0
+
+
+class _Run:
+    """One process's work on a study."""
+
+    def __init__(
+        self, home: Home, folder: StudyFolder, prepared: Prepared, study: Study, options: RunOptions, total: int
+    ) -> None:
+        self.home, self.folder, self.prepared, self.study = home, folder, prepared, study
+        self.options, self.total = options, total
+        self.checkpoints = Checkpoints(folder.checkpoints, prepared.config.checkpoint_megabytes * 1e6)
+        self.reporter = Reporter(stderr, study, total)
+
+    def go(self) -> StudyRecord:
+        """Run what is missing, score the front on the test split, bring MLflow up to date."""
+        tracker = self._tracker()
+        try:
+            with self.reporter.running(), _terminated_is_interrupted():
+                if self.study.evaluated < self.total:
+                    self._run_trials(tracker.notify)
+                self._test_front()
+        finally:
+            self.reporter.say("bringing MLflow up to date")
+            tracker.close()
+        return StudyRecord.read(self.folder)
+
+    def _tracker(self) -> Tracker:
+        address = tracking_address(self.home, self.options.tracking_uri)
+        journal = self.study.journal
+        assert journal is not None, "a study that is run here has a journal"
+
+        def read() -> StudyRecord:
+            return StudyRecord.read(self.folder)
+
+        return Tracker(lambda: MlflowLog(self.home, address, journal, read()), read, self.reporter.say)
+
+    def _run_trials(self, notify: Callable[[], None]) -> None:
+        def on_finished(trial: Trial, fetch: Callable[[], bytes | None]) -> None:
+            state = fetch()  # also where it is not kept: the mailbox must not fill up
+            front = {member.number for member in self.study.pareto()}
+            if trial.number in front and state:
+                self.checkpoints.save(trial.number, state)
+                self.checkpoints.keep_only(front)
+            self.reporter.finished(trial)
+            notify()
+            self._stop_if_hopeless()
+
+        work, config = self.prepared.work, self.prepared.config
+        if self.options.runner == "serial":
+            run_serial(self.study, work, self.total, on_finished)
+        else:
+            at_once = self.options.concurrency or config.concurrency
+            run_ray(self.study, work, self.total, on_finished, concurrency=at_once, address=self.options.address)
+        self._stop_if_hopeless()
+        if self.study.evaluated < self.total:
+            self.reporter.say(
+                f"every legal policy within the budgets has been tried: {self.study.evaluated} trials instead of "
+                f"{self.total}"
+            )
+
+    def _stop_if_hopeless(self) -> None:
+        finished = self.study.finished
+        if any(trial.state is TrialState.COMPLETE for trial in finished):
+            return
+        failed = [trial for trial in finished if trial.state is TrialState.FAILED]
+        if len(failed) >= min(HOPELESS, self.total):
+            raise WorkError(
+                f"the first {len(failed)} trials all failed, the last one with: {failed[-1].error}; try "
+                "'--runner serial --trials 1' under another --name to see more"
+            )
+
+    def _test_front(self) -> None:
+        """Score the Pareto set once on data that no search has seen."""
+        task = self.prepared.task
+        if task.test is None:
+            return
+        done = StudyRecord.read(self.folder).tested
+        missing = [trial for trial in self.study.pareto() if trial.number not in done]
+        if not missing:
+            return
+        self.reporter.say(f"scoring {len(missing)} Pareto policies on the test split")
+        evaluator = Evaluator(self.prepared.work, task)
+        for trial in missing:
+            network = network_of(trial, evaluator, self.checkpoints)
+            value = task.measure(network, task.test)
+            assert self.study.journal is not None, "a study that is run here has a journal"
+            self.study.journal.append(
+                "test", number=trial.number, values={task.metric_name: measurement_to_list(value)}
+            )
+
+
+def network_of(trial: Trial, evaluator: Evaluator, checkpoints: Checkpoints) -> Any:
+    """A trial's quantized network: as it was kept, else made again, which gives the same one."""
+    assert trial.policy is not None, "a complete trial has a policy"
+    state = checkpoints.load(trial.number)
+    if state is not None:
+        return evaluator.restore(trial.policy, state, recipe=trial.recipe)
+    return evaluator.build(trial.policy, seed=trial.seed, recipe=trial.recipe)
+
+
+@contextmanager
+def _terminated_is_interrupted() -> Iterator[None]:
+    """A polite kill leaves as tidily as ctrl-C."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not the main thread, as in a notebook's worker
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+if __name__ == "__main__":
+    from mobo_mpq.workflows.cli import main
+
+    sys.exit(main(["search", "--address", "auto", *sys.argv[1:]]))

@@ -1,0 +1,77 @@
+"""Ray Tune's view of a study: it asks for trials and hands in results; the study decides and remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from mobo_mpq.journal import recipe_to_dict
+from mobo_mpq.objective import Measurement
+from mobo_mpq.study import Study
+from mobo_mpq.trial import Trial
+
+Finished = Callable[[Trial], None]
+
+
+class StudySearcher(Searcher):  # type: ignore[misc]
+    """Feeds the trials of a study to Tune.
+
+    Args:
+        study: asks its strategy, writes its journal.
+        total: trials to end in all.
+        concurrency: trials at a time; Tune asks for one more than it has room for, which would be decided too early.
+        on_finished: called with every finished trial.
+    """
+
+    def __init__(self, study: Study, total: int, concurrency: int, on_finished: Finished) -> None:
+        super().__init__()
+        self.study, self.total, self.concurrency, self.on_finished = study, total, concurrency, on_finished
+        self._numbers: dict[str, int] = {}
+        self._exhausted = False
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next trial, ``None`` for not now, or ``FINISHED``."""
+        started = self.study.evaluated + len(self._numbers)
+        if self._exhausted or started >= self.total:
+            return Searcher.FINISHED
+        if len(self._numbers) >= self.concurrency:
+            return None
+        trials = self.study.ask(1)
+        if not trials:
+            self._exhausted = True
+            return Searcher.FINISHED
+        trial = trials[0]
+        assert trial.policy is not None, "the recipes of this version do not choose policies"
+        self._numbers[trial_id] = trial.number
+        # One entry for all bits: an entry for each would end up in the trial's directory name.
+        return {
+            "number": trial.number,
+            "seed": trial.seed,
+            "policy": [[name, list(bits)] for name, bits in trial.policy.items()],
+            "recipe": recipe_to_dict(trial.recipe) if trial.recipe else None,
+        }
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Hand a result to the study; neither result nor error means that the worker was lost."""
+        number = self._numbers.pop(trial_id, None)
+        if number is None:
+            return
+        seconds = result.get("seconds") if result else None
+        if result and "value" in result:
+            values = {self.study.problem.quality.name: Measurement(result["value"], result["stderr"])}
+            trial = self.study.tell(number, values, seconds=seconds)
+        else:
+            why = (result or {}).get("error") or "the worker was lost: out of memory, or its node went away"
+            trial = self.study.tell(number, error=why, seconds=seconds)
+        self.on_finished(trial)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Nothing: a trial has one result, its last."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the journal is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the journal is the state."""

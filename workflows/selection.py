@@ -1,0 +1,101 @@
+"""Which trial users mean by ``best``, ``knee`` or a number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from mobo_mpq.workflows.record import StudyRecord
+
+from mobo_mpq.errors import InputError, UnknownName
+from mobo_mpq.front import maximised
+from mobo_mpq.objective import Direction
+from mobo_mpq.trial import Trial, TrialState
+
+CHOICES = ("best", "knee", "accurate", "fastest", "smallest")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A trial, and what users should know about how it was chosen."""
+
+    trial: Trial
+    note: str = ""
+
+
+def select(record: StudyRecord, choice: str, max_drop: float = 1.0) -> Selection:
+    """The trial that a user means.
+
+    Args:
+        record: of the study.
+        choice: ``best``: the fastest within ``max_drop`` of the float baseline; ``knee``: the front's member farthest
+            above the line between its ends; ``accurate``; ``fastest``; ``smallest``; or a number.
+        max_drop: in percentage points of a metric that is maximised, in percent of one that is minimised.
+
+    Raises:
+        InputError: there is no complete trial, or the number's trial is not complete.
+        UnknownName: no such choice or trial.
+    """
+    if choice.isdigit():
+        return Selection(_by_number(record, int(choice)))
+    if choice not in CHOICES:
+        raise UnknownName("trial", choice, CHOICES, "Or give the number of a trial.")
+    front = record.pareto()
+    if not front:
+        raise InputError(f"study '{record.name}' has no complete trial yet; go on with 'mobo-mpq resume {record.name}'")
+    if choice == "best":
+        return _best(record, front, max_drop)
+    if choice == "knee":
+        return Selection(_knee(record, front))
+    if choice == "accurate":
+        return Selection(front[0])
+    cost = "size_bytes" if choice == "smallest" else "latency_s"
+    if cost not in {info.name for info in record.infos}:
+        cost = record.infos[1].name
+        return Selection(_least(front, cost), f"the study has no such objective; this is the least {cost}")
+    return Selection(_least(front, cost))
+
+
+def allowed_quality(record: StudyRecord, max_drop: float) -> float:
+    """The worst quality within ``max_drop`` of the float baseline."""
+    baseline = record.float_values[record.quality.name].value
+    if record.quality.direction is Direction.MINIMIZE:
+        return baseline * (1 + max_drop / 100)
+    points = 1.0 if abs(baseline) > 1.5 else 0.01  # accuracies come as 0..100 or as 0..1
+    return baseline - max_drop * points
+
+
+def _best(record: StudyRecord, front: list[Trial], max_drop: float) -> Selection:
+    quality, allowed = record.quality, allowed_quality(record, max_drop)
+    good = [t for t in front if quality.sign * t.values[quality.name].value >= quality.sign * allowed]
+    if good:
+        return Selection(_least(good, record.infos[1].name))
+    return Selection(
+        front[0],
+        f"no trial is within {max_drop:g} {'%' if quality.direction is Direction.MINIMIZE else 'points'} of the float "
+        f"model's {quality.name}; this is the most accurate one",
+    )
+
+
+def _knee(record: StudyRecord, front: list[Trial]) -> Trial:
+    """Farthest from the line between the front's ends, in units of its own extent."""
+    points = maximised(record.infos, front)
+    extent = points.max(axis=0) - points.min(axis=0)
+    scaled = (points - points.min(axis=0)) / np.where(extent > 0, extent, 1.0)
+    return front[int(scaled.sum(axis=1).argmax())]
+
+
+def _least(trials: list[Trial], cost: str) -> Trial:
+    return min(trials, key=lambda trial: (trial.values[cost].value, trial.number))
+
+
+def _by_number(record: StudyRecord, number: int) -> Trial:
+    trial = next((one for one in record.trials if one.number == number), None)
+    if trial is None:
+        raise UnknownName("trial", str(number), [f"0 to {len(record.trials) - 1}"])
+    if trial.state is not TrialState.COMPLETE:
+        raise InputError(
+            f"trial {number} is {trial.state}{f' ({trial.error})' if trial.error else ''}; choose a complete one, "
+            f"see 'mobo-mpq pareto {record.name}'"
+        )
+    return trial

@@ -1,0 +1,68 @@
+"""One Ray Tune trial is one policy, evaluated by an actor that lives as long as the study."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+import torch
+from mobo_mpq.workflows.evaluation import Evaluator, Work
+from ray import tune
+
+from mobo_mpq.policy import Policy
+from mobo_mpq.trial import Recipe
+
+
+class PolicyTrainable(tune.Trainable):
+    """Evaluates one policy per trial; Tune reuses the actor, so network and data are loaded once.
+
+    A class with ``reuse_actors`` costs a tenth of the overhead of a function trainable.
+    """
+
+    def setup(self, config: dict[str, Any], work: Work, mailbox: Any) -> None:
+        """Load network and data once per actor."""
+        torch.set_num_threads(1)  # several actors with several threads each would be slower than one after another
+        self.evaluator, self.mailbox = Evaluator(work), mailbox
+        self.assignment = config
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next policy; nothing else depends on the configuration."""
+        self.assignment = new_config
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Evaluate the policy; the network travels by the mailbox, since Tune writes results to disk."""
+        bits, recipe = self.assignment["policy"], self.assignment["recipe"]
+        outcome = self.evaluator.run(
+            Policy.of(dict(bits)), seed=self.assignment["seed"], recipe=Recipe(**recipe) if recipe else None
+        )
+        if outcome.measurement is None:
+            return {"done": True, "error": outcome.error, "seconds": outcome.seconds}
+        ray.get(self.mailbox.put.remote(self.assignment["number"], outcome.state))
+        return {
+            "done": True,
+            "value": outcome.measurement.value,
+            "stderr": outcome.measurement.stderr,
+            "seconds": outcome.seconds,
+        }
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: the journal is the state. Tune fails trials of a class without this method."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing."""
+
+
+class Mailbox:
+    """Holds the networks of finished trials until the driver has decided whether they join the front."""
+
+    def __init__(self) -> None:
+        self._states: dict[int, bytes] = {}
+
+    def put(self, number: int, state: bytes) -> None:
+        """Leave a network."""
+        self._states[number] = state
+
+    def take(self, number: int) -> bytes | None:
+        """Fetch a network, and forget it."""
+        return self._states.pop(number, None)
