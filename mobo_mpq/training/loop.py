@@ -1,0 +1,151 @@
+"""The fine-tune: short, on a cosine schedule, and loud when it diverges."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mobo_mpq.errors import InputError, TrainingDiverged
+from mobo_mpq.graph import Network, call
+from mobo_mpq.quant.transform import QuantizedNetwork, quantizers
+from mobo_mpq.training.data import Inputs, accepted_by, device_of, split_batch, to_device
+from mobo_mpq.training.losses import Loss, distillation
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a fine-tune is done.
+
+    Attributes:
+        lr: learning rate of weights and biases, at its peak.
+        scale_lr: learning rate of the quantizers' step sizes, relative to each step size.
+        warmup: share of the steps over which the rates rise; the rest is a cosine down to 0.
+        clip: largest norm of all gradients together; 0 leaves them.
+        distill: weight of the distillation from the float network, 0 to 1; the task's loss gets the rest.
+        temperature: of the distillation.
+        weight_decay: of Adam, decoupled, on weights alone.
+    """
+
+    lr: float = 1e-3
+    scale_lr: float = 0.01
+    warmup: float = 0.1
+    clip: float = 1.0
+    distill: float = 0.0
+    temperature: float = 1.0
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        legal = {
+            "lr": (0.0 < self.lr < math.inf, "a number above 0"),
+            "scale_lr": (0.0 <= self.scale_lr < math.inf, "0 or more"),
+            "warmup": (0.0 <= self.warmup < 1.0, "0 or more, below 1"),
+            "clip": (0.0 <= self.clip < math.inf, "0 or more"),
+            "distill": (0.0 <= self.distill <= 1.0, "0 to 1"),
+            "temperature": (0.0 < self.temperature < math.inf, "a number above 0"),
+            "weight_decay": (0.0 <= self.weight_decay < math.inf, "0 or more"),
+        }
+        for name, (holds, expected) in legal.items():
+            if not holds:
+                raise InputError(f"option '{name}' of the fine-tune is {getattr(self, name)!r}; expected {expected}")
+
+
+def cosine(step: int, steps: int, warmup: float) -> float:
+    """Factor on the learning rate: a linear rise, then half a cosine (Loshchilov and Hutter 2017) that ends near 0.
+
+    Args:
+        step: 0 to ``steps - 1``.
+        steps: of the whole schedule.
+        warmup: share of the steps that rise.
+    """
+    rise = round(warmup * steps)
+    if step < rise:
+        return (step + 1) / (rise + 1)
+    return 0.5 * (1.0 + math.cos(math.pi * (step - rise) / (steps - rise)))
+
+
+def finetune(
+    network: QuantizedNetwork,
+    batches: Iterable[Any],
+    loss: Loss,
+    steps: int,
+    settings: Settings,
+    teacher: Network | None = None,
+) -> None:
+    """Train ``network`` in place, by Adam (Kingma and Ba 2015).
+
+    Args:
+        network: calibrated.
+        batches: as a loader yields them, ``steps`` of them or more.
+        loss: of the network's output and the target.
+        steps: length of the schedule.
+        settings: rates and weights of the losses.
+        teacher: the float network, where ``settings.distill`` is above 0.
+
+    Raises:
+        TrainingDiverged: when the loss or its gradient is no longer finite, naming the step and the fewest bits.
+    """
+    optimizer, schedule = _optimizer(network, steps, settings)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    objective = _objective(network, loss, settings, teacher)
+    device = device_of(network)
+    for step, batch in zip(range(steps), batches, strict=False):
+        inputs, target = split_batch(to_device(batch, device))
+        value = objective(inputs, target)
+        optimizer.zero_grad()
+        value.backward()
+        norm = nn.utils.clip_grad_norm_(parameters, settings.clip or math.inf)
+        if not bool(torch.isfinite(value.detach() + norm)):
+            raise TrainingDiverged(_advice(network, step, steps, float(value), float(norm), settings))
+        optimizer.step()
+        schedule.step()
+
+
+def _objective(
+    network: QuantizedNetwork, loss: Loss, settings: Settings, teacher: Network | None
+) -> Callable[[Inputs, Any], Tensor]:
+    names, weight = set(network.example[1]), settings.distill
+
+    def objective(inputs: Inputs, target: Any) -> Tensor:
+        known = accepted_by(inputs, names)
+        output = call(network, known)
+        if teacher is None or weight == 0.0:
+            return loss(output, target)
+        with torch.no_grad():
+            taught = call(teacher, known)
+        soft = weight * distillation(output, taught, settings.temperature)
+        return soft if weight == 1.0 else soft + (1.0 - weight) * loss(output, target)
+
+    return objective
+
+
+def _optimizer(
+    network: QuantizedNetwork, steps: int, settings: Settings
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+    """Weights in one group; each quantizer's step sizes in a group of their own, at a rate relative to their size."""
+    groups: list[dict[str, Any]] = []
+    scales: set[int] = set()
+    for quantizer in quantizers(network).values():
+        for parameter in quantizer.parameters():
+            scales.add(id(parameter))
+            size = float(parameter.detach().abs().mean())
+            groups.append({"params": [parameter], "lr": settings.scale_lr * size, "weight_decay": 0.0})
+    weights = [parameter for parameter in network.parameters() if id(parameter) not in scales]
+    groups.append({"params": weights, "lr": settings.lr, "weight_decay": settings.weight_decay})
+    optimizer = torch.optim.AdamW(groups, lr=settings.lr)
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, steps, settings.warmup))
+
+
+def _advice(
+    network: QuantizedNetwork, step: int, steps: int, loss: float, norm: float, settings: Settings
+) -> str:
+    name, bits = min(network.policy.items(), key=lambda item: item[1].weight + item[1].activation)
+    what = f"loss is {loss}" if not math.isfinite(loss) else f"gradient has norm {norm}"
+    return (
+        f"the fine-tune diverged at step {step + 1} of {steps}: its {what}; the fewest bits are those of layer '{name}', "
+        f"W{bits.weight}A{bits.activation}: lower the option 'lr' (now {settings.lr:g}), or give more bits"
+    )
