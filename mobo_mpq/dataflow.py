@@ -1,13 +1,14 @@
 """Which tensors of a graph are one tensor to a quantizer, and which must share their bits.
 
-A quantizer sits on a tensor. Reshaping, cutting or pooling by maximum gives no new values, so that everything read through
-such operators is one *site*. An addition needs operands on one grid, and its result stays there: their sites are tied.
+A quantizer sits on a tensor. Reshaping, cutting or pooling by maximum gives no new values, so that everything read
+through such operators is one *site*. An addition needs operands on one grid, and its result stays there: their sites
+are tied.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Set
 from typing import Any
 
 import torch
@@ -18,12 +19,12 @@ aten = torch.ops.aten
 
 _MOVES = {
     aten.view, aten.reshape, aten._unsafe_view, aten.flatten, aten.unflatten, aten.transpose, aten.t, aten.permute,
-    aten.contiguous, aten.clone, aten.alias, aten.detach, aten.lift_fresh, aten.dropout, aten.feature_dropout, aten.expand,
-    aten.expand_as, aten.slice, aten.select, aten.split, aten.split_with_sizes, aten.chunk, aten.tensor_split, aten.unbind,
-    aten.unsqueeze, aten.squeeze, aten.movedim, aten.swapaxes, aten.narrow, aten.flip, aten.roll, aten.repeat, aten.tile,
-    aten.index_select, aten.view_as, aten.reshape_as, aten.squeeze_copy, aten.pixel_shuffle, aten.pixel_unshuffle,
-    aten.channel_shuffle, aten.max_pool1d, aten.max_pool2d, aten.max_pool3d, aten.max_pool2d_with_indices,
-    aten.adaptive_max_pool2d,
+    aten.contiguous, aten.clone, aten.alias, aten.detach, aten.lift_fresh, aten.dropout, aten.feature_dropout,
+    aten.expand, aten.expand_as, aten.slice, aten.select, aten.split, aten.split_with_sizes, aten.chunk,
+    aten.tensor_split, aten.unbind, aten.unsqueeze, aten.squeeze, aten.movedim, aten.swapaxes, aten.narrow, aten.flip,
+    aten.roll, aten.repeat, aten.tile, aten.index_select, aten.view_as, aten.reshape_as, aten.pixel_shuffle,
+    aten.pixel_unshuffle, aten.channel_shuffle, aten.max_pool1d, aten.max_pool2d, aten.max_pool3d,
+    aten.max_pool2d_with_indices, aten.adaptive_max_pool2d,
 }  # fmt: skip
 _PADS = {aten.pad, aten.constant_pad_nd}
 _CASTS = {aten.to, aten._to_copy, aten.type_as}
@@ -40,9 +41,21 @@ def op(node: Node) -> Any:
     return getattr(node.target, "overloadpacket", node.target)
 
 
+def module_path(node: Node) -> str:
+    """Qualified name of the innermost module that called an operator."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    path = str(stack[-1][0]) if stack else ""
+    return "" if path.startswith("_empty_nn_module_stack") else path.partition("@")[0]
+
+
+def operand(node: Node, index: int) -> Any:
+    """One positional argument: a node, or a constant."""
+    return node.args[index]
+
+
 def arguments(node: Node) -> dict[str, Any]:
     """Arguments of an ATen call by the names of its schema, defaults included."""
-    schema = node.target._schema  # type: ignore[union-attr]
+    schema = getattr(node.target, "_schema")  # noqa: B009
     given = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
     given.update(zip((a.name for a in schema.arguments), node.args, strict=False))
     given.update(node.kwargs)
@@ -56,25 +69,29 @@ def value(node: Node) -> Any:
 
 def is_float(node: Node) -> bool:
     """Whether a node's result is one floating-point tensor."""
-    return isinstance(value(node), Tensor) and value(node).dtype.is_floating_point
+    result = value(node)
+    return isinstance(result, Tensor) and result.dtype.is_floating_point
 
 
 def moved(node: Node) -> Node | None:
     """The node whose values a node merely moves, None when it makes new ones."""
     called = op(node)
     if called is operator.getitem:
-        source = node.args[0]
-        return moved(source) if isinstance(source, Node) and op(source) in _CUTS else None
-    if called in _MOVES and isinstance(node.args[0], Node):
-        return node.args[0]
+        source = operand(node, 0)
+        return moved(source) if op(source) in _CUTS else None
+    if called in _MOVES:
+        return _node(operand(node, 0))
     if called in _PADS:
         pad = arguments(node)
         zero = pad.get("mode", "constant") == "constant" and not pad.get("value")
-        return node.args[0] if zero and isinstance(node.args[0], Node) else None
-    if called in _CASTS and isinstance(node.args[0], Node):
-        source, result = value(node.args[0]), value(node)
-        return node.args[0] if source is not None and source.dtype == result.dtype else None
+        return _node(operand(node, 0)) if zero else None
+    if called in _CASTS:
+        return _node(operand(node, 0)) if value(operand(node, 0)).dtype == value(node).dtype else None
     return None
+
+
+def _node(argument: Any) -> Node | None:
+    return argument if isinstance(argument, Node) else None
 
 
 def origin(node: Node) -> Node:
@@ -100,10 +117,10 @@ class Ties:
         data = _data_nodes(graph)
         for node in graph.nodes:
             if op(node) in RECTIFIERS:
-                self.unite(site(node.args[0]), site(node))
+                self.unite(site(operand(node, 0)), site(node))
             elif is_residual(node, data):
-                self.unite(site(node.args[0]), site(node))
-                self.unite(site(node.args[1]), site(node))
+                self.unite(site(operand(node, 0)), site(node))
+                self.unite(site(operand(node, 1)), site(node))
 
     def find(self, node: Node) -> Node:
         """The representative of a site's class."""
@@ -123,12 +140,12 @@ class Ties:
         return tuple(other for other in self._parent if self.find(other) is root) or (node,)
 
 
-def is_residual(node: Node, data: Iterable[Node]) -> bool:
+def is_residual(node: Node, data: Set[Node]) -> bool:
     """Whether a node adds two activations of one shape; masks, biases and position embeddings are none."""
     if op(node) is not aten.add or node.kwargs.get("alpha", 1) != 1 or len(node.args) != 2:
         return False
-    operands = [operand for operand in node.args if isinstance(operand, Node)]
-    if len(operands) != 2 or not all(operand in data and is_float(operand) for operand in operands):
+    operands = [term for term in node.args if isinstance(term, Node)]
+    if len(operands) != 2 or not all(term in data and is_float(term) for term in operands):
         return False
     return str(tuple(value(operands[0]).shape)) == str(tuple(value(operands[1]).shape))
 
@@ -141,8 +158,7 @@ def _data_nodes(graph: Graph) -> set[Node]:
             if is_float(node):
                 data.add(node)
         elif op(node) is aten.embedding:
-            indices = node.args[1]
-            if isinstance(indices, Node) and origin(indices).op == "placeholder":
+            if origin(operand(node, 1)).op == "placeholder":
                 data.add(node)
         elif any(source in data for source in node.all_input_nodes):
             data.add(node)

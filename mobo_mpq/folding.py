@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from mobo_mpq.dataflow import arguments, aten, op, value
+from mobo_mpq.dataflow import arguments, aten, op, operand, value
 
 BATCH_NORM = aten._native_batch_norm_legit_no_training
+_LAYERS = {aten.conv1d, aten.conv2d, aten.linear}
 
 
 def tensor_of(module: nn.Module, name: str) -> Tensor:
@@ -30,56 +31,63 @@ def fold_batch_norms(module: GraphModule) -> int:
         if op(node) is BATCH_NORM and _foldable(node):
             _fold(module, node)
             folded += 1
-    if folded:
-        module.graph.eliminate_dead_code()
-        module.recompile()
+    module.graph.eliminate_dead_code()
+    module.recompile()
     return folded
 
 
-def _foldable(node: Node) -> bool:
-    layer = node.args[0]
-    if not isinstance(layer, Node) or op(layer) not in {aten.conv1d, aten.conv2d, aten.linear} or len(layer.users) != 1:
+def _foldable(norm: Node) -> bool:
+    layer = operand(norm, 0)
+    if op(layer) not in _LAYERS or len(layer.users) != 1:
         return False
     if op(layer) is aten.linear and value(layer).ndim != 2:
         return False  # the channels of a sequence are not the features of a linear layer
-    own = [layer.args[1], arguments(layer).get("bias")]
-    norm = node.args[1:5]
-    return all(n is None or (isinstance(n, Node) and n.op == "get_attr") for n in (*own, *norm)) and all(
-        n is None or len(n.users) == 1 for n in own
-    )
+    weight, bias = operand(layer, 1), arguments(layer).get("bias")
+    stored = all(n is None or n.op == "get_attr" for n in (weight, bias, *norm.args[1:5]))
+    return stored and all(n is None or len(n.users) == 1 for n in (weight, bias))
 
 
 @torch.no_grad()
-def _fold(module: GraphModule, node: Node) -> None:
-    """``w' = w g``, ``b' = (b - mean) g + shift`` with ``g = gain / sqrt(var + eps)``."""
-    layer, weight = node.args[0], node.args[0].args[1]  # type: ignore[union-attr]
-    bias = arguments(layer).get("bias")  # type: ignore[arg-type]
-    gain, shift, mean, variance = (n and tensor_of(module, n.target) for n in node.args[1:5])  # type: ignore[union-attr,arg-type]
-    factor = torch.rsqrt(variance + node.args[6])  # type: ignore[operator]
-    factor = factor if gain is None else factor * gain
-    old = tensor_of(module, weight.target)  # type: ignore[union-attr,arg-type]
-    new = old * factor.reshape(-1, *[1] * (old.ndim - 1))
-    offset = -mean * factor if bias is None else (tensor_of(module, bias.target) - mean) * factor
-    offset = offset if shift is None else offset + shift
-    owner, _, attribute = str(weight.target).rpartition(".")  # type: ignore[union-attr]
-    name = bias.target.rpartition(".")[2] if bias is not None else "bias"
-    holder = module.get_submodule(owner)
-    if bias is None and getattr(holder, name, None) is not None:
-        name = f"{attribute}_bias"
-    setattr(holder, attribute, nn.Parameter(new, requires_grad=old.requires_grad))
-    if getattr(holder, name, None) is None:
-        holder.register_parameter(name, nn.Parameter(offset, requires_grad=old.requires_grad))
-    else:
-        setattr(holder, name, nn.Parameter(offset, requires_grad=old.requires_grad))
+def _fold(module: GraphModule, norm: Node) -> None:
+    """``w' = w g``, ``b' = (b - mean) g + shift`` with ``g = gain / sqrt(variance + eps)``."""
+
+    def read(node: Node | None, otherwise: Tensor) -> Tensor:
+        return otherwise if node is None else tensor_of(module, str(node.target))
+
+    layer, gain, shift, mean, variance = (operand(norm, i) for i in range(5))
+    means = tensor_of(module, mean.target)
+    factor = torch.rsqrt(tensor_of(module, variance.target) + operand(norm, 6))
+    factor = factor * read(gain, torch.ones_like(factor))
+    weight, bias = operand(layer, 1), arguments(layer).get("bias")
+    old = tensor_of(module, weight.target)
+    offset = (read(bias, torch.zeros_like(means)) - means) * factor + read(shift, torch.zeros_like(means))
+    _store(module, weight.target, old * factor.reshape(-1, *[1] * (old.ndim - 1)), old.requires_grad)
+    name = _bias_name(module, weight.target) if bias is None else bias.target
+    _store(module, name, offset, old.requires_grad)
     if bias is None:
-        _attach_bias(module, layer, f"{owner}.{name}" if owner else name, offset)  # type: ignore[arg-type]
-    result = next(iter(user for user in node.users))
-    result.replace_all_uses_with(layer)  # type: ignore[arg-type]
+        _attach_bias(module, layer, name, offset)
+    for result in list(norm.users):  # getitem 0: in eval mode the other results have no readers
+        result.replace_all_uses_with(layer)
 
 
-def _attach_bias(module: GraphModule, layer: Node, target: str, bias: Tensor) -> None:
+def _bias_name(module: nn.Module, weight: str) -> str:
+    owner, _, attribute = weight.rpartition(".")
+    taken = getattr(module.get_submodule(owner), "bias", None) is not None
+    name = f"{attribute}_bias" if taken else "bias"
+    return f"{owner}.{name}" if owner else name
+
+
+def _store(module: nn.Module, name: str, data: Tensor, requires_grad: bool) -> None:
+    owner, _, attribute = name.rpartition(".")
+    holder = module.get_submodule(owner)
+    if hasattr(holder, attribute):  # it may be there as None, or as a plain attribute
+        delattr(holder, attribute)
+    holder.register_parameter(attribute, nn.Parameter(data, requires_grad=requires_grad))
+
+
+def _attach_bias(module: GraphModule, layer: Node, name: str, bias: Tensor) -> None:
     with module.graph.inserting_before(layer):
-        reader = module.graph.get_attr(target)
+        reader = module.graph.get_attr(name)
     reader.meta["val"] = bias.to("meta")
     layer.args = (*layer.args[:2], reader, *layer.args[3:])
     layer.kwargs = {key: given for key, given in layer.kwargs.items() if key != "bias"}

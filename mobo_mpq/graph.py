@@ -11,7 +11,7 @@ import logging
 import warnings
 import zipfile
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,8 @@ from mobo_mpq.dataflow import aten, op, value
 from mobo_mpq.errors import InputError
 from mobo_mpq.folding import fold_batch_norms
 from mobo_mpq.layers import LayerSpec
-from mobo_mpq.operators import BATCH, Trace, Unquantized, read_operators
+from mobo_mpq.operators import Trace, read_operators
+from mobo_mpq.unquantized import Unquantized
 
 Example = Tensor | tuple[Any, ...] | list[Any] | dict[str, Any]
 """Inputs of a model: a tensor, positional arguments, or keyword arguments."""
@@ -98,8 +99,8 @@ def load_program(data: bytes) -> ExportedProgram:
             return torch.export.load(io.BytesIO(data))
     except (zipfile.BadZipFile, ImportError, RuntimeError) as error:
         raise InputError(
-            f"the saved program cannot be read ({str(error).splitlines()[0]}); expected bytes of save_program() and the "
-            "packages that the model comes from"
+            f"the saved program cannot be read ({str(error).splitlines()[0]}); expected bytes of save_program(), and "
+            "the packages that the model comes from"
         ) from error
 
 
@@ -123,7 +124,7 @@ class Network(GraphModule):
         module.graph.eliminate_dead_code()
         fold_batch_norms(module)
         network = copy.deepcopy(cls(module, module.graph))
-        network.meta["trace"] = read_operators(network.graph, _count_parameters(program))
+        network.meta["trace"] = read_operators(network, _count_parameters(program))
         network.meta["example"] = program.example_inputs
         return network.train(False)
 
@@ -135,12 +136,12 @@ class Network(GraphModule):
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         memo[id(self.meta)] = self.meta  # immutable or only read: the copy shares what it holds
         with _muted():
-            return super().__deepcopy__(memo)  # type: ignore[no-any-return]
+            return cast(Self, super().__deepcopy__(memo))
 
     @property
     def trace(self) -> Trace:
         """Layers, ties, and what stays in float."""
-        return self.meta["trace"]  # type: ignore[no-any-return]
+        return self.meta["trace"]
 
     @property
     def layers(self) -> tuple[LayerSpec, ...]:
@@ -155,7 +156,7 @@ class Network(GraphModule):
     @property
     def example(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword arguments that the model was captured with: a batch of 2."""
-        return self.meta["example"]  # type: ignore[no-any-return]
+        return self.meta["example"]
 
 
 def model_digest(model: nn.Module) -> str:
@@ -178,8 +179,8 @@ def _split(inputs: Example) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(inputs, Tensor):
         return (inputs,), {}
     raise InputError(
-        f"inputs of a model are a {type(inputs).__name__}; expected a tensor, a tuple of positional arguments or a dict of "
-        "keyword arguments"
+        f"inputs of a model are a {type(inputs).__name__}; expected a tensor, a tuple of positional arguments or a "
+        "dict of keyword arguments"
     )
 
 
@@ -200,7 +201,7 @@ def _two_samples(example: Example) -> tuple[tuple[Any, ...], dict[str, Any]]:
             return leaf
         return torch.cat([leaf[:1], leaf[-1:]]).detach()
 
-    return pytree.tree_map(resize, inputs)  # type: ignore[no-any-return]
+    return pytree.tree_map(resize, inputs)
 
 
 def _any_size(leaf: Any) -> dict[int, Any] | None:

@@ -8,7 +8,8 @@ from torch.export import ExportedProgram
 from mobo_mpq.errors import InputError
 from mobo_mpq.graph import Example, Network, capture
 from mobo_mpq.layers import LayerSpec
-from mobo_mpq.operators import Operator, Trace, Unquantized, log_unquantized
+from mobo_mpq.operators import Operator, Trace
+from mobo_mpq.unquantized import Unquantized, log_unquantized
 
 __all__ = ["Operator", "Trace", "Unquantized", "trace", "trace_layers"]
 

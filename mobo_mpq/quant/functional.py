@@ -86,8 +86,8 @@ def fake_quantize_learned(
     """As :func:`fake_quantize`, with the gradient of the learned step size for ``scale``.
 
     LSQ (Esser et al., ICLR 2020, arXiv 1902.08153), equation 3, times ``gradient_scale``: ``round(v) - v`` inside the
-    grid and the end of the grid outside, with ``v = x / scale``, the zero point held fixed. As in PyTorch's kernels, "inside"
-    is judged after rounding, half a step further out than in the paper.
+    grid and the end of the grid outside, with ``v = x / scale`` and the zero point held fixed. As in PyTorch's kernels,
+    "inside" is judged after rounding, half a step further out than in the paper.
     """
     if x.device.type == "cpu":
         if not torch.is_grad_enabled():
@@ -110,16 +110,14 @@ def _bounds(zero_point: Tensor, qmin: int, qmax: int, axis: int | None, ndim: in
     return (qmin - points).to(torch.float32), (qmax - points).to(torch.float32)
 
 
-def _round_and_clamp(
-    x: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int, axis: int | None
-) -> Tensor:
+def _round_and_clamp(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int, axis: int | None) -> Tensor:
     low, high = _bounds(zero_point, qmin, qmax, axis, x.ndim)
     v = x * expand(1.0 / scale, axis, x.ndim)
     return v.round_().clamp_(low, high).mul_(expand(scale, axis, x.ndim))
 
 
 class _StraightThrough(torch.autograd.Function):
-    """Static scale: gradient for x alone. What the gradient needs is computed again from x, which others keep anyway."""
+    """Static scale: gradient for x alone. The backward pass starts again from x, which other operators keep anyway."""
 
     @staticmethod
     def forward(
@@ -159,9 +157,7 @@ class _LearnedStep(torch.autograd.Function):
         return _round_and_clamp(x, scale, zero_point, qmin, qmax, axis)
 
     @staticmethod
-    def backward(
-        ctx: Any, gradient: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, None, None, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None, None]:
         x, scale, zero_point = ctx.saved_tensors
         qmin, qmax, axis = ctx.grid
         low, high = _bounds(zero_point, qmin, qmax, axis, x.ndim)

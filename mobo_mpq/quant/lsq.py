@@ -85,9 +85,9 @@ class _Positive(torch.autograd.Function):
     """Clamp to the smallest scale; the gradient passes, so that a step that overshot can come back."""
 
     @staticmethod
-    def forward(ctx: Any, scale: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, scale: Tensor) -> Tensor:
         return scale.clamp(min=SMALLEST_SCALE)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return gradient

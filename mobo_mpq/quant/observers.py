@@ -86,9 +86,7 @@ class Observer:
         return torch.cat(self._parts, 1)
 
 
-def scale_and_zero_point(
-    low: Tensor, high: Tensor, qmin: int, qmax: int, symmetric: bool
-) -> tuple[Tensor, Tensor]:
+def scale_and_zero_point(low: Tensor, high: Tensor, qmin: int, qmax: int, symmetric: bool) -> tuple[Tensor, Tensor]:
     """The finest grid that covers ``[low, high]`` and 0.
 
     Args:
@@ -122,7 +120,7 @@ def choose(
 
     Args:
         observer: has seen data.
-        kind: ``minmax`` covers everything, ``percentile`` all but the rarest values, ``mse`` minimises the squared error.
+        kind: ``minmax`` covers everything, ``percentile`` all but the rarest values, ``mse`` is of least squared error.
         qmin: smallest integer.
         qmax: largest integer.
         symmetric: whether the zero point is 0.

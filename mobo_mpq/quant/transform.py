@@ -36,7 +36,7 @@ class QuantizedNetwork(Network):
     @property
     def policy(self) -> Policy:
         """The bits of every layer."""
-        return self.meta["policy"]  # type: ignore[no-any-return]
+        return self.meta["policy"]
 
 
 def apply_policy(
