@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from mobo_mpq.objectives.tasks import LoadedTask, load_task
-from mobo_mpq.training.recipes import TrainingContext, run_recipe
+from mobo_mpq.training.recipes import TrainingContext, apply_uncalibrated, run_recipe
 from safetensors.torch import load, save
 from torch import nn
 
@@ -93,11 +93,11 @@ class Evaluator:
         """The quantized network of a policy."""
         return run_recipe(recipe or self.work.recipe, self.context, policy, seed=seed)
 
-    def restore(self, policy: Policy, state: bytes) -> QuantizedNetwork:
+    def restore(self, policy: Policy, state: bytes, *, recipe: Recipe | None = None) -> QuantizedNetwork:
         """The network that was saved with :func:`dump_state`."""
-        network = apply_uncalibrated(self.context, policy, self.work.recipe)
+        network = apply_uncalibrated(self.context, policy, recipe or self.work.recipe)
         network.load_state_dict(load(state))
-        return network
+        return network.requires_grad_(False)
 
 
 def dump_state(network: nn.Module) -> bytes:

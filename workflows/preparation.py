@@ -23,7 +23,7 @@ from mobo_mpq.objective import CostObjective, Measurement
 from mobo_mpq.policy import LayerBits
 from mobo_mpq.problem import Problem
 from mobo_mpq.space import SearchSpace
-from mobo_mpq.strategies.registry import strategy_class
+from mobo_mpq.strategies.registry import describe
 from mobo_mpq.training.data import share
 from mobo_mpq.trial import Recipe
 
@@ -80,7 +80,7 @@ def resolve(config: StudyConfig) -> StudyConfig:
     Raises:
         UnknownName: the strategy, recipe or an objective does not exist.
     """
-    strategy_class(config.strategy)
+    describe(config.strategy)  # unknown ones are refused now
     default_recipe(config.recipe)
     target = config.target
     if target.endswith(".toml"):

@@ -31,6 +31,10 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         self._numbers: dict[str, int] = {}
         self._exhausted = False
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its searcher at the start, for a restore that we never ask of it."""
+        return {}
+
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial, ``None`` for not now, or ``FINISHED``."""
         started = self.study.evaluated + len(self._numbers)

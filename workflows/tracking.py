@@ -48,10 +48,10 @@ class MlflowLog:
 
     def __init__(self, home: Home, address: str, journal: Journal, record: StudyRecord) -> None:
         environment.prepare()
-        logging.getLogger("alembic").setLevel(logging.WARNING)
-        logging.getLogger("mlflow").setLevel(logging.ERROR)
         from mlflow.tracking import MlflowClient
 
+        for chatty in ("alembic", "mlflow", "mlflow.store.db.utils"):  # after the import, which sets them anew
+            logging.getLogger(chatty).setLevel(logging.ERROR)
         self.client = MlflowClient(tracking_uri=address)
         self.address, self.journal, self.name = address, journal, record.name
         self.runs: dict[str, str] = dict(record.runs.get(address, {}))
