@@ -101,7 +101,9 @@ class Problem:
         """
         space = SearchSpace.product(names, weight_bits, activation_bits)
         given = list(itertools.product(weight_bits, activation_bits))
-        order = [given.index(tuple(bits)) for bits in space.options]  # the space sorts bits, the caller need not
+        order = [
+            given.index((bits.weight, bits.activation)) for bits in space.options
+        ]  # the space sorts bits, the caller need not
         tables = {name: _table(name, table, space)[:, order] for name, table in costs.items()}
         for name in tables:
             if name not in references:

@@ -17,12 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobo_mpq.choices import ROLES, Pairs, Role, Variable, check_supported, decide, layer_pairs, merge
+from mobo_mpq.counting import count
 from mobo_mpq.errors import InputError, PolicyError, UnknownName
 from mobo_mpq.hardware import HardwareTarget
 from mobo_mpq.layers import LayerSpec
 from mobo_mpq.policy import LayerBits, Policy
 
 Levels = NDArray[np.intp]
+
+_LARGEST_GRID = 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +136,7 @@ class SearchSpace:
     @cached_property
     def cardinality(self) -> int:
         """Number of legal policies, exactly."""
-        return math.prod(self._count(component) for component in self._components())
+        return count(self.names, self.pairs, self.decisions, self._decision_of)
 
     # --- policies and their levels ----------------------------------------------------------------------------------
 
@@ -185,7 +188,7 @@ class SearchSpace:
     def decode(self, x: NDArray[np.float64]) -> list[Policy]:  # n x d -> n
         """The nearest level of each variable, then the smallest rise that makes the policy legal."""
         levels = np.rint(np.clip(x, 0.0, 1.0) * (self.sizes - 1)).astype(np.intp)
-        return self.to_policies(np.array([self.repair(row) for row in np.atleast_2d(levels)]))
+        return self.to_policies(self.repair_all(np.atleast_2d(levels)))
 
     def option_indices(self, levels: Levels) -> Levels:  # (..., d) -> (..., layers)
         """Column of each layer in a cost table."""
@@ -197,7 +200,8 @@ class SearchSpace:
 
     def is_legal(self, levels: Levels) -> NDArray[np.bool_]:  # n x d -> n
         """Whether the target supports every layer's pair."""
-        return self._legal_options[np.arange(len(self.names)), self.option_indices(levels)].all(axis=-1)
+        legal: NDArray[np.bool_] = self._legal_options[np.arange(len(self.names)), self.option_indices(levels)]
+        return np.asarray(legal.all(axis=-1))
 
     def __contains__(self, policy: object) -> bool:
         if not isinstance(policy, Policy):
@@ -229,23 +233,46 @@ class SearchSpace:
 
     def sample(self, n: int, rng: np.random.Generator) -> list[Policy]:
         """``n`` independent policies: every variable uniform, then raised to the next legal pair where needed."""
-        levels = rng.integers(0, self.sizes, size=(n, len(self.sizes)))
-        return self.to_policies(np.array([self.repair(row) for row in levels], dtype=np.intp).reshape(levels.shape))
+        return self.to_policies(self.repair_all(rng.integers(0, self.sizes, size=(n, len(self.sizes)))))
 
     def neighbours(self, policy: Policy) -> Iterator[Policy]:
         """All legal policies that differ in one variable (and in what legality drags along)."""
-        start = self.to_levels([policy])[0]
-        seen = {start.tobytes()}
-        for index, size in enumerate(self.sizes):
-            for level in range(int(size)):
-                if level == start[index]:
-                    continue
-                moved = start.copy()
-                moved[index] = level
-                moved = self.repair(moved, up=bool(level > start[index]))
-                if moved.tobytes() not in seen:
-                    seen.add(moved.tobytes())
-                    yield self.to_policies(moved)[0]
+        for levels in self.neighbour_levels(self.to_levels([policy])[0]):
+            yield self.to_policies(levels)[0]
+
+    def neighbour_levels(self, levels: Levels) -> Levels:  # d -> n x d
+        """:meth:`neighbours` of one policy, as levels."""
+        index = np.repeat(np.arange(len(self.sizes)), self.sizes)
+        level = np.concatenate([np.arange(size) for size in self.sizes]) if len(self.sizes) else index
+        moved = np.repeat(levels[None], len(index), axis=0)
+        moved[np.arange(len(index)), index] = level
+        for row in np.flatnonzero(~self.is_legal(moved)):
+            moved[row] = self.repair(moved[row], up=bool(level[row] > levels[index[row]]))
+        distinct = dict.fromkeys(row.tobytes() for row in moved)
+        distinct.pop(levels.tobytes(), None)
+        flat = np.frombuffer(b"".join(distinct), dtype=np.intp)
+        return np.array(flat.reshape(len(distinct), len(self.sizes)))
+
+    def grid(self) -> Levels:  # -> n x d
+        """Levels of every legal policy, the lowest first.
+
+        Raises:
+            InputError: when the variables have more than a million combinations.
+        """
+        combinations = math.prod(self.sizes.tolist())
+        if combinations > _LARGEST_GRID:
+            raise InputError(
+                f"the space has {combinations} combinations; expected at most {_LARGEST_GRID}: sample it instead"
+            )
+        every = np.indices(tuple(self.sizes), dtype=np.intp).reshape(len(self.sizes), combinations).T
+        return np.ascontiguousarray(every[self.is_legal(every)])
+
+    def repair_all(self, levels: Levels) -> Levels:  # n x d -> n x d
+        """:meth:`repair`, for many policies."""
+        repaired = levels.astype(np.intp)
+        for row in np.flatnonzero(~self.is_legal(repaired)):
+            repaired[row] = self.repair(repaired[row])
+        return repaired
 
     def repair(self, levels: Levels, *, up: bool = True) -> Levels:  # d -> d
         """The nearest legal levels reached by raising (or lowering) bits alone; falls back on raising."""
@@ -264,16 +291,8 @@ class SearchSpace:
             nearest = min(beyond, key=lambda pair: (abs(pair[0] - name_bits[0]) + abs(pair[1] - name_bits[1]), pair))
             for role, bits in zip(ROLES, nearest, strict=True):
                 decision = int(self._decision_of[role][illegal])
-                every[decision] = self._step(self.decisions[decision].choices, bits, up)
+                every[decision] = self.decisions[decision].choices.index(bits)
         return every[self._free]
-
-    @staticmethod
-    def _step(choices: tuple[int, ...], bits: int, up: bool) -> int:
-        if bits in choices:
-            return choices.index(bits)
-        # a tied layer forbids exactly these bits: go on in the same direction, the loop looks again
-        at = int(np.searchsorted(choices, bits))
-        return min(at, len(choices) - 1) if up else max(at - 1, 0)
 
     # --- index tables -----------------------------------------------------------------------------------------------
 
@@ -341,40 +360,6 @@ class SearchSpace:
 
     def _legal(self, every: Levels) -> bool:
         return self._first_illegal(every) is None
-
-    # --- counting ---------------------------------------------------------------------------------------------------
-
-    def _components(self) -> list[list[int]]:
-        """Layers, grouped such that no decision spans two groups."""
-        keys = merge(
-            [f"w{w}" for w in self._decision_of["weight"]],
-            self.names,
-            [
-                tuple(self.names[i] for i in np.flatnonzero(self._decision_of["activation"] == a))
-                for a in set(self._decision_of["activation"].tolist())
-            ],
-        )
-        return [[i for i, key in enumerate(keys) if key == one] for one in dict.fromkeys(keys)]
-
-    def _count(self, component: list[int]) -> int:
-        """With the activations fixed, the weights are independent of one another."""
-        activations = sorted({int(self._decision_of["activation"][i]) for i in component})
-        weights = sorted({int(self._decision_of["weight"][i]) for i in component})
-        total = 0
-        for bits in itertools.product(*(self.decisions[a].choices for a in activations)):
-            chosen = dict(zip(activations, bits, strict=True))
-            total += math.prod(
-                sum(
-                    all(
-                        (choice, chosen[int(self._decision_of["activation"][i])]) in self.pairs[i]
-                        for i in component
-                        if self._decision_of["weight"][i] == w
-                    )
-                    for choice in self.decisions[w].choices
-                )
-                for w in weights
-            )
-        return total
 
 
 def _why_illegal(policy: Policy, space: SearchSpace) -> str:

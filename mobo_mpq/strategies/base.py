@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from mobo_mpq.errors import InputError
+from mobo_mpq.objective import Measurement
 from mobo_mpq.policy import Policy
 from mobo_mpq.problem import Problem
 from mobo_mpq.seeding import derive, rng
@@ -102,6 +104,17 @@ class Strategy(ABC):
         """Finished trials that have values, in the order in which they finished."""
         return [trial for trial in self.finished if trial.state is TrialState.COMPLETE]
 
+    @property
+    def observed(self) -> list[tuple[Policy, Mapping[str, Measurement]]]:
+        """Policies of the space with their values, in the order in which their trials finished."""
+        space = self.problem.space
+        return [(t.policy, t.values) for t in self.complete if t.policy is not None and t.policy in space]
+
+    @property
+    def pending(self) -> list[Policy]:
+        """Policies of the space whose trials still run, in the order of proposal."""
+        return [policy for policy in self.running.values() if policy is not None and policy in self.problem.space]
+
     def rng(self, number: int, *labels: str | int) -> np.random.Generator:
         """A NumPy stream for one proposal."""
         return rng(self.seed, type(self).__name__, number, *labels)
@@ -144,10 +157,11 @@ class Strategy(ABC):
             if new:
                 return new[int(rng.integers(len(new)))]
             at = around[int(rng.integers(len(around)))]
-        if space.cardinality <= 65_536:
-            everything = space.to_policies(np.array(list(np.ndindex(*space.sizes)), dtype=np.intp))
-            new = [policy for policy in everything if policy in space and usable(policy)]
-            return new[int(rng.integers(len(new)))] if new else None
+        if math.prod(space.sizes.tolist()) <= 65_536:
+            every = space.grid()
+            shuffled = rng.permutation(every[self.problem.affordable(every)])
+            everything = (space.to_policies(levels)[0] for levels in shuffled)
+            return next((policy for policy in everything if usable(policy)), None)
         return next((policy for policy in space.sample(4096, rng) if usable(policy)), None)
 
     # --- book-keeping -----------------------------------------------------------------------------------------------

@@ -1,0 +1,73 @@
+"""The strategies, by name. A strategy's module is imported when it is made, so listing them costs nothing."""
+
+from __future__ import annotations
+
+import warnings
+from importlib import import_module
+from typing import NamedTuple
+
+from mobo_mpq.errors import UnknownName
+from mobo_mpq.problem import Problem
+from mobo_mpq.strategies.base import Strategy
+
+
+class _Entry(NamedTuple):
+    module: str
+    cls: str
+    description: str
+
+
+_STRATEGIES = {
+    "mobo": _Entry(
+        "mobo_mpq.strategies.mobo",
+        "Mobo",
+        "Bayesian optimization: a Gaussian process on the quality, exact costs, noisy expected hypervolume improvement",
+    ),
+    "nsga2": _Entry(
+        "mobo_mpq.strategies.optuna_samplers", "Nsga2", "the genetic algorithm NSGA-II (Deb et al., 2002), by Optuna"
+    ),
+    "random": _Entry("mobo_mpq.strategies.optuna_samplers", "Random", "independent uniform bits, by Optuna"),
+    "sobol": _Entry(
+        "mobo_mpq.strategies.quasirandom", "Sobol", "a scrambled Sobol sequence, which fills the space evenly"
+    ),
+    "tpe": _Entry(
+        "mobo_mpq.strategies.optuna_samplers",
+        "Tpe",
+        "multi-objective tree-structured Parzen estimators (Ozaki et al., 2022), by Optuna",
+    ),
+}
+
+
+def strategy_names() -> tuple[str, ...]:
+    """Names of all strategies, sorted."""
+    return tuple(sorted(_STRATEGIES))
+
+
+def describe(name: str) -> str:
+    """One line for people.
+
+    Raises:
+        UnknownName: when there is no strategy of that name.
+    """
+    return _entry(name).description
+
+
+def make_strategy(name: str, problem: Problem, seed: int) -> Strategy:
+    """A strategy for a problem.
+
+    Raises:
+        UnknownName: when there is no strategy of that name.
+    """
+    entry = _entry(name)
+    with warnings.catch_warnings():
+        # linear_operator, which BoTorch stands on, still scripts a function when it is imported
+        warnings.filterwarnings("ignore", message="`torch.jit.script", category=DeprecationWarning)
+        module = import_module(entry.module)
+    strategy: Strategy = getattr(module, entry.cls)(problem, seed=seed)
+    return strategy
+
+
+def _entry(name: str) -> _Entry:
+    if name not in _STRATEGIES:
+        raise UnknownName("strategy", name, _STRATEGIES, "Run 'mobo-mpq strategies' to see what each does.")
+    return _STRATEGIES[name]
