@@ -34,7 +34,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 NameArgument = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Of the study. [default: the newest]")]
 AddressOption = Annotated[str | None, typer.Option(metavar="RAY", help="Of a Ray cluster; 'auto' finds one here.")]
 TrackingOption = Annotated[str | None, typer.Option(metavar="URI", help="MLflow server. [default: HOME/mlflow.db]")]
-ConcurrencyOption = Annotated[int | None, typer.Option(metavar="N", min=1, help="Trials at a time. [default: cores]")]
+# Numbers come as text: our own checks name the value that was wrong, which the parser's do not.
+ConcurrencyOption = Annotated[str | None, typer.Option(metavar="N", help="Trials at a time. [default: cores]")]
 RunnerOption = Annotated[str, typer.Option(help="'ray', or 'serial': one trial after the other in this process.")]
 
 
@@ -47,18 +48,18 @@ def search(
     target: Annotated[str | None, typer.Option(help="Built-in device, or a TOML file. [mpic]")] = None,
     objectives: Annotated[str | None, typer.Option(help="Costs: latency,energy,size,bops. [latency]")] = None,
     recipe: Annotated[str | None, typer.Option(help="How a policy becomes a network: ptq, qat. [qat]")] = None,
-    epochs: Annotated[float | None, typer.Option(help="Of the fine-tune. [default: the recipe's]")] = None,
+    epochs: Annotated[str | None, typer.Option(metavar="X", help="Of the fine-tune. [default: the recipe's]")] = None,
     strategy: Annotated[str | None, typer.Option(help="Who proposes; see 'mobo-mpq strategies'. [mobo]")] = None,
-    trials: Annotated[int | None, typer.Option(metavar="N", help="Evaluations in all. [48]")] = None,
+    trials: Annotated[str | None, typer.Option(metavar="N", help="Evaluations in all. [48]")] = None,
     concurrency: ConcurrencyOption = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Of everything random. [0]")] = None,
+    seed: Annotated[str | None, typer.Option(metavar="N", help="Of everything random. [0]")] = None,
     name: Annotated[str | None, typer.Option(help="Of the study. [TASK-TARGET]")] = None,
     weight_bits: Annotated[str | None, typer.Option(metavar="2,4,8", help="Choices for weights. [2,4,8]")] = None,
     activation_bits: Annotated[str | None, typer.Option(metavar="2,4,8", help="Choices for inputs. [2,4,8]")] = None,
     pin: Annotated[list[str] | None, typer.Option(metavar="LAYER=W/A", help="Bits that are not searched.")] = None,
     tie: Annotated[list[str] | None, typer.Option(metavar="LAYER,LAYER", help="Layers with the same bits.")] = None,
     budget: Annotated[list[str] | None, typer.Option(metavar="latency_ms<=X", help="A hard limit on a cost.")] = None,
-    worst_quality: Annotated[float | None, typer.Option(help="The worst quality still of interest.")] = None,
+    worst_quality: Annotated[str | None, typer.Option(metavar="X", help="The worst quality still of interest.")] = None,
     address: AddressOption = None,
     tracking_uri: TrackingOption = None,
     runner: RunnerOption = "ray",
@@ -96,14 +97,14 @@ def search(
     if dry_run:
         show_dry_run(StudyConfig.parse(values), as_json)
         return
-    options = RunOptions(home, runner, address, tracking_uri, concurrency)
+    options = RunOptions(home, runner, address, tracking_uri, _whole("--concurrency", concurrency))
     _print_record(run(options, **values), as_json, home)
 
 
 @app.command()
 def resume(
     name: NameArgument = None,
-    trials: Annotated[int | None, typer.Option(metavar="N", min=1, help="A new total.")] = None,
+    trials: Annotated[str | None, typer.Option(metavar="N", help="A new total.")] = None,
     concurrency: ConcurrencyOption = None,
     address: AddressOption = None,
     tracking_uri: TrackingOption = None,
@@ -115,8 +116,8 @@ def resume(
     from mobo_mpq.workflows.search import RunOptions
     from mobo_mpq.workflows.search import resume as run
 
-    options = RunOptions(home, runner, address, tracking_uri, concurrency)
-    _print_record(run(name, options, trials), as_json, home)
+    options = RunOptions(home, runner, address, tracking_uri, _whole("--concurrency", concurrency))
+    _print_record(run(name, options, _whole("--trials", trials)), as_json, home)
 
 
 @app.command()
@@ -278,6 +279,12 @@ def _numbers(flag: str, text: str | None) -> tuple[int, ...] | None:
         return None if text is None else tuple(int(word) for word in text.split(",") if word.strip())
     except ValueError:
         raise InputError(f"{flag} is '{text}'; expected whole numbers and commas, such as 2,4,8") from None
+
+
+def _whole(flag: str, text: str | None) -> int | None:
+    if text is not None and (not text.isdigit() or int(text) < 1):
+        raise InputError(f"{flag} is '{text}'; expected a whole number of at least 1")
+    return None if text is None else int(text)
 
 
 def _print_record(record: Any, as_json: bool, home: Path | None) -> None:

@@ -98,8 +98,8 @@ class Home:
             raise UnknownName("study", name, [one.name for one in known], "Run 'mobo-mpq search' to begin one.")
         return folder
 
-    def create(self, name: str) -> StudyFolder:
-        """The folder of a new study.
+    def new(self, name: str) -> StudyFolder:
+        """Where a new study will be; nothing is written yet.
 
         Raises:
             InputError: the study exists, or the home is not writable.
@@ -111,11 +111,21 @@ class Home:
                 f"study '{name}' exists already, with {finished} of {total} trials; go on with "
                 f"'mobo-mpq resume {name}', or choose another --name"
             )
+        existing = next(path for path in (folder.path, *folder.path.parents) if path.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK):
+            raise self._not_writable("Permission denied" if existing.is_dir() else f"{existing} is not a folder")
+        return folder
+
+    def make(self, folder: StudyFolder) -> None:
+        """Make the folders of a new study.
+
+        Raises:
+            InputError: they cannot be made.
+        """
         try:
             folder.checkpoints.mkdir(parents=True, exist_ok=True)
-            folder.journal.touch()
         except OSError as error:
-            raise InputError(
-                f"cannot write to {self.path}: {error.strerror}; give a folder that you may write to with --home"
-            ) from None
-        return folder
+            raise self._not_writable(error.strerror or str(error)) from None
+
+    def _not_writable(self, why: str) -> InputError:
+        return InputError(f"cannot write to {self.path}: {why}; give a folder that you may write to with --home")

@@ -76,11 +76,12 @@ def search(options: RunOptions | None = None, **settings: Any) -> StudyRecord:
     environment.prepare()
     config = resolve(StudyConfig.parse(settings))
     home = Home.of(options.home)
-    folder = home.create(config.name)
+    folder = home.new(config.name)
     stderr.print(f"preparing task '{config.task}' for target '{config.target}'", highlight=False)
     prepared = prepare(config)
     for line in prepared.network.unquantized:
         stderr.print(f"left in float: {line}", markup=False)
+    home.make(folder)
     folder.config_file.write_text(config.to_toml())
     with Journal(folder.journal) as journal:
         created = datetime.now(UTC).isoformat()

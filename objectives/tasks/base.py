@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -134,6 +135,11 @@ class LoadedTask:
                 f"model() of task '{self.name}' returned a {type(network).__name__}; expected a trained torch.nn.Module"
             )
         return network.eval()
+
+    @property
+    def about(self) -> str:
+        """The first line of the task's own docstring."""
+        return (inspect.getdoc(self.source) or "").partition("\n")[0]
 
     @cached_property
     def example(self) -> Inputs:
