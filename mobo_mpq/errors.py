@@ -56,11 +56,14 @@ class InfeasibleBudget(InputError):
         budget: name of the budget, "latency_s".
         cheapest: the cheapest possible value.
         asked: the value that was asked for.
+        beside: other budgets that the cheapest value keeps; empty when it is the cheapest of all.
     """
 
-    def __init__(self, budget: str, cheapest: float, asked: float) -> None:
+    def __init__(self, budget: str, cheapest: float, asked: float, beside: Iterable[str] = ()) -> None:
+        others = " and ".join(f"'{name}'" for name in beside)
+        within = f" within the budget on {others}" if others else ""
         super().__init__(
-            f"budget '{budget}' of {asked:.6g} is impossible: the cheapest legal policy costs {cheapest:.6g}; "
+            f"budget '{budget}' of {asked:.6g} is impossible: the cheapest legal policy{within} costs {cheapest:.6g}; "
             f"raise the budget to at least that, or allow fewer bits"
         )
         self.budget, self.cheapest, self.asked = budget, cheapest, asked

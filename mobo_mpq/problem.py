@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,7 +12,7 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mobo_mpq.errors import InfeasibleBudget, InputError
+from mobo_mpq.errors import InputError
 from mobo_mpq.layers import LayerSpec, OpKind
 from mobo_mpq.objective import CostObjective, Direction, Measurement, Objective, ObjectiveInfo
 from mobo_mpq.policy import Policy
@@ -47,8 +48,8 @@ class Problem:
         sensitivity: ``layers x options``, expected quality loss, where it has been measured.
 
     Raises:
-        InputError: when there is not exactly one quality, no cost, or a budget on an unknown cost.
-        InfeasibleBudget: when no policy is that cheap.
+        InputError: when there is not exactly one quality, no cost, a name that repeats, or a budget on an unknown cost.
+        InfeasibleBudget: when no policy keeps the budgets.
     """
 
     layers: tuple[LayerSpec, ...]
@@ -65,11 +66,14 @@ class Problem:
                 f"a problem trades one measured quality against at least one cost; "
                 f"got {len(qualities)} measured and {len(self.costs)} costs"
             )
+        names = [info.name for info in self.infos]
+        if len(set(names)) != len(names):
+            raise InputError(f"objectives are called {', '.join(names)}; expected each name once")
         for name, limit in self.budgets.items():
-            cost = self.cost(name)
-            cheapest = self._cheapest(cost)
-            if cheapest > limit * (1 + TOLERANCE):
-                raise InfeasibleBudget(name, cheapest, limit)
+            if math.isnan(limit):
+                raise InputError(f"budget '{name}' is not a number; expected the largest value allowed")
+        if self.budgets:
+            self.cheapest(next(iter(self.budgets)))
 
     @classmethod
     def from_tables(
@@ -176,10 +180,16 @@ class Problem:
             keeps &= self.cost(name).of_levels(levels) <= limit * (1 + TOLERANCE)
         return keeps
 
-    def _cheapest(self, cost: CostObjective) -> float:
+    def cheapest(self, name: str) -> Policy:
+        """The legal policy of least cost among those that keep every budget.
+
+        Raises:
+            InfeasibleBudget: when there is none.
+        """
         from mobo_mpq.allocation import cheapest
 
-        return cost(cheapest(self.space, cost.table))
+        budgets = {budget: (self.cost(budget).table, limit) for budget, limit in self.budgets.items()}
+        return cheapest(self.space, self.cost(name).table, budgets)
 
 
 def _table(name: str, table: ArrayLike, space: SearchSpace) -> NDArray[np.float64]:

@@ -172,7 +172,7 @@ class Strategy(ABC):
         if self.problem.broken_budget(highest) is None:
             return Proposal(highest, "highest")
         policy = self.fresh(self._descent(highest), self.rng(0, "first"))
-        return Proposal(policy or self._cheapest(), "highest-affordable")
+        return Proposal(policy or self.problem.cheapest(next(iter(self.problem.budgets))), "highest-affordable")
 
     def _descent(self, policy: Policy) -> Iterable[Policy]:
         """From the highest bits, always the cheaper neighbour, until the budgets hold."""
@@ -184,12 +184,6 @@ class Strategy(ABC):
                 return
             policy = cheaper
         yield policy
-
-    def _cheapest(self) -> Policy:
-        from mobo_mpq.allocation import cheapest
-
-        name = next(iter(self.problem.budgets))
-        return cheapest(self.problem.space, self.problem.cost(name).table)
 
     def _register(self, number: int, policy: Policy | None) -> None:
         self.running[number] = policy

@@ -1,0 +1,31 @@
+from mobo_mpq.problem import Problem
+from mobo_mpq.strategies.base import Strategy
+from mobo_mpq.strategies.registry import make_strategy
+from mobo_mpq.testing.contracts import StrategyContract
+
+
+class TestMobo(StrategyContract):
+    def make(self, problem: Problem, seed: int) -> Strategy:
+        return make_strategy("mobo", problem, seed)
+
+
+class TestNsga2(StrategyContract):
+    trials = 36  # two generations of 16 lie behind the first offspring of the third
+
+    def make(self, problem: Problem, seed: int) -> Strategy:
+        return make_strategy("nsga2", problem, seed)
+
+
+class TestTpe(StrategyContract):
+    def make(self, problem: Problem, seed: int) -> Strategy:
+        return make_strategy("tpe", problem, seed)
+
+
+class TestRandom(StrategyContract):
+    def make(self, problem: Problem, seed: int) -> Strategy:
+        return make_strategy("random", problem, seed)
+
+
+class TestSobol(StrategyContract):
+    def make(self, problem: Problem, seed: int) -> Strategy:
+        return make_strategy("sobol", problem, seed)
