@@ -24,6 +24,7 @@ from mobo_mpq.errors import InputError
 from mobo_mpq.folding import fold_batch_norms
 from mobo_mpq.layers import LayerSpec
 from mobo_mpq.operators import Trace, read_operators
+from mobo_mpq.shapes import symbol
 from mobo_mpq.unquantized import Unquantized
 
 Example = Tensor | tuple[Any, ...] | list[Any] | dict[str, Any]
@@ -65,7 +66,7 @@ def capture(model: nn.Module, example: Example) -> ExportedProgram:
             ) from error
     for node in program.graph.nodes:
         if node.op == "placeholder" and node.name in program.graph_signature.user_inputs and _is_tensor(value(node)):
-            if isinstance(value(node).shape[0], int):
+            if symbol(value(node).shape[0]) is None:
                 raise InputError(
                     f"model {name} works for one batch size only: its input '{node.name}' became fixed at "
                     f"{tuple(value(node).shape)}; take sizes from x.shape in forward instead of writing numbers"
@@ -250,6 +251,9 @@ def _muted() -> Iterator[None]:
             entry.setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)`", FutureWarning)
+            warnings.filterwarnings(
+                "ignore", "The tensor attributes? self\\..*_flat_weights", UserWarning
+            )  # of nn.LSTM
             yield
     finally:
         for entry, level in zip(loggers, levels, strict=True):

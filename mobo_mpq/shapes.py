@@ -22,7 +22,7 @@ def batch_symbol(graph: Graph) -> Any:
     """The symbol of the batch: the first axis of the first input tensor; None when that is a number."""
     for node in graph.nodes:
         if node.op == "placeholder" and isinstance(value(node), Tensor) and value(node).ndim:
-            return _expression(value(node).shape[0])
+            return symbol(value(node).shape[0])
     return None
 
 
@@ -34,7 +34,7 @@ def per_sample(node: Node, batch: Any) -> tuple[int, ...]:
     """
     sizes = list(shape(node))
     for axis, size in enumerate(value(node).shape):
-        expression = _expression(size)
+        expression = symbol(size)
         if expression is not None and batch in expression.free_symbols:
             if expression == batch:
                 del sizes[axis]
@@ -44,6 +44,6 @@ def per_sample(node: Node, batch: Any) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def _expression(size: Any) -> Any:
-    """The symbolic expression of a size, None when it is a number."""
-    return None if isinstance(size, int) else size.node.expr
+def symbol(size: Any) -> Any:
+    """The symbolic expression of a size, None when it is a number, or has become one while the model ran."""
+    return None if isinstance(size, int) or size.node.expr.is_number else size.node.expr
