@@ -56,6 +56,7 @@ class StrategyContract(ABC):
         """A new strategy. Its class must be importable, and take ``(problem, seed=...)``: another process makes one."""
 
     def test_only_legal_affordable_new_policies_are_proposed(self) -> None:
+        """What a strategy proposes can be evaluated, and was not evaluated before."""
         for name, arguments in TOYS.items():
             toy = make_toy(**arguments)
             strategy = self.make(toy.problem, seed=3)
@@ -69,6 +70,7 @@ class StrategyContract(ABC):
             assert strategy.number == self.trials, name
 
     def test_trial_0_is_the_highest_bits(self) -> None:
+        """Every study starts with what users compare with, unless a budget forbids it."""
         for name, arguments in TOYS.items():
             toy = make_toy(**arguments)
             policy = self.make(toy.problem, seed=0).ask(1)[0].policy
@@ -76,6 +78,7 @@ class StrategyContract(ABC):
             assert policy == highest or toy.problem.broken_budget(highest), name
 
     def test_a_batch_has_the_size_asked_for(self) -> None:
+        """Proposals of one batch differ, and run from then on."""
         toy = make_toy(**TOYS["every combination is legal"])
         strategy = self.make(toy.problem, seed=1)
         assert strategy.ask(0) == []
@@ -84,6 +87,7 @@ class StrategyContract(ABC):
         assert list(strategy.running.values()) == [proposal.policy for proposal in batch]
 
     def test_failed_and_pruned_trials_are_no_longer_pending_nor_proposed_again(self) -> None:
+        """A trial without values is over all the same."""
         toy = make_toy(**TOYS["every combination is legal"])
         strategy = self.make(toy.problem, seed=2)
         finished = _play(strategy, toy, self.trials, _mostly_unlucky)
@@ -92,11 +96,13 @@ class StrategyContract(ABC):
         assert strategy.ask(1)[0].policy not in {trial.policy for trial in finished}
 
     def test_nothing_but_failures_is_no_obstacle(self) -> None:
+        """A strategy that has nothing to learn from goes on proposing."""
         toy = make_toy(**TOYS["every combination is legal"])
         finished = _play(self.make(toy.problem, seed=2), toy, self.trials, lambda number: TrialState.FAILED)
         assert len({trial.policy for trial in finished}) == self.trials
 
     def test_a_small_space_is_used_up_and_then_left_alone(self) -> None:
+        """Every affordable policy is proposed once, and then nothing but replicates."""
         for budgets in ({}, {"latency_s": 0.8}):
             toy = make_toy(**TINY, budgets=budgets)
             strategy = self.make(toy.problem, seed=0)
@@ -106,6 +112,7 @@ class StrategyContract(ABC):
             assert all(proposal.origin == REPLICATE for proposal in strategy.ask(2))
 
     def test_a_replay_proposes_the_same(self) -> None:
+        """Resuming needs no pickled state: telling the finished trials again is enough."""
         for name, arguments in TOYS.items():
             toy = make_toy(**arguments)
             strategy, history = self._history(toy)
@@ -114,6 +121,7 @@ class StrategyContract(ABC):
             assert replayed.ask(3) == strategy.ask(3), name
 
     def test_a_replay_in_another_process_proposes_the_same(self) -> None:
+        """Nothing hangs on the order of a set, or on a generator that was used before."""
         arguments = TOYS["tied layers"]
         strategy, history = self._history(make_toy(**arguments))
         document = {
@@ -127,6 +135,7 @@ class StrategyContract(ABC):
             assert _in_another_process(document, hash_seed) == expected
 
     def test_a_strategy_is_told_of_each_finished_trial_once(self) -> None:
+        """What does not fit the book-keeping is refused."""
         toy = make_toy(**TINY)
         strategy = self.make(toy.problem, seed=0)
         policy = strategy.ask(1)[0].policy
