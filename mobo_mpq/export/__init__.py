@@ -1,0 +1,1 @@
+"""From a policy to files: for other tools, and for a runtime."""

@@ -1,0 +1,141 @@
+"""ONNX files in the quantize-dequantize form, which runtimes fuse into integer kernels."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+from torch.utils import _pytree as pytree
+
+import mobo_mpq
+from mobo_mpq.dataflow import aten, op
+from mobo_mpq.errors import InputError
+from mobo_mpq.export.carriers import ActivationCarrier, WeightCarrier
+from mobo_mpq.export.policy_json import PolicyDocument
+from mobo_mpq.folding import tensor_of
+from mobo_mpq.graph import Example
+from mobo_mpq.quant.base import Quantizer, Role
+from mobo_mpq.quant.transform import QuantizedNetwork, quantizers
+
+OPSET = 21
+"""Of the operators; ONNX Runtime loads it from version 1.18 on."""
+
+IR_VERSION = 10
+"""Of the file format; the one that came with this operator set."""
+
+_CHATTY = ("torch.onnx", "torch.export", "torch.fx.experimental.symbolic_shapes", "onnxscript", "onnx_ir")
+
+
+def export_onnx(
+    network: QuantizedNetwork, example: Example, path: str | Path, *, model_digest: str = "", target: str = ""
+) -> None:
+    """Write a quantized network as an ONNX file that takes any batch size.
+
+    Weights are stored as signed 8-bit integers with a scale per channel, and the product of both is the fake-quantized
+    weight bit for bit. Activations pass through QuantizeLinear and DequantizeLinear on unsigned 8-bit integers, with a
+    Min in front where the grid has fewer bits. Biases, and tensors of 16 or 32 bits, stay in float.
+
+    ONNX Runtime computes what the network computes up to the rounding of float sums, with two exceptions of its own
+    making: between activations of 8 bits it fuses convolutions into integer kernels, whose biases are integers, and it
+    quantizes the float inputs of a linear layer with a quantized weight while it runs.
+
+    The file's ``metadata_props`` say where it comes from: ``mobo_mpq.policy`` holds the text of the policy file,
+    ``mobo_mpq.model_digest`` and ``mobo_mpq.version`` the digest and the version of this package.
+
+    Args:
+        network: calibrated.
+        example: inputs of any batch size; the first axis of the first tensor is the batch.
+        path: of the file.
+        model_digest: of the model that was quantized.
+        target: name of the device that the policy was found for.
+
+    Raises:
+        InputError: when a quantizer has seen no data yet, or the file cannot be written.
+    """
+    lowered = lower(network)
+    args, kwargs, sizes = _arguments(example)
+    with _muted(), torch.no_grad():
+        program = torch.onnx.export(
+            lowered, args, kwargs=kwargs, dynamo=True, dynamic_shapes=sizes, opset_version=OPSET, verbose=False
+        )
+    assert program is not None  # None comes from dynamo=False alone
+    program.model.ir_version = IR_VERSION
+    program.model.producer_name, program.model.producer_version = "mobo-mpq", mobo_mpq.__version__
+    program.model.metadata_props["mobo_mpq.policy"] = PolicyDocument(network.policy, model_digest, target).to_json()
+    program.model.metadata_props["mobo_mpq.model_digest"] = model_digest
+    program.model.metadata_props["mobo_mpq.version"] = mobo_mpq.__version__
+    try:
+        program.save(str(path))
+    except OSError as error:
+        raise InputError(f"ONNX file '{path}' cannot be written ({error}); choose another folder") from None
+
+
+def lower(network: QuantizedNetwork) -> GraphModule:
+    """A copy on the CPU in which carriers stand for the quantizers.
+
+    Raises:
+        InputError: when a quantizer has seen no data yet.
+    """
+    lowered = copy.deepcopy(network).cpu()
+    for name, quantizer in quantizers(lowered).items():
+        lowered.set_submodule(name, _carrier(lowered, quantizer))
+    for node in lowered.graph.nodes:
+        if op(node) is aten.view:  # carriers are dense; what follows a transposition may be no view of them any more
+            node.target = aten.reshape.default
+    lowered.recompile()
+    return lowered
+
+
+def _carrier(network: GraphModule, quantizer: Quantizer) -> ActivationCarrier | WeightCarrier:
+    site = quantizer.site
+    assert site is not None  # apply_policy gives every quantizer its site
+    if not quantizer.calibrated:
+        raise InputError(
+            f"the {site.role} quantizer of '{site.tensor}' has seen no data yet; run calibrate(network, batches) "
+            "before the export"
+        )
+    if site.role is Role.ACTIVATION:
+        return ActivationCarrier(quantizer.qparams())
+    return WeightCarrier(quantizer.qparams(), tensor_of(network, site.tensor))
+
+
+def _arguments(example: Example) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+    """Positional and keyword arguments, and their free axes; samples come twice, since a batch of 1 would be fixed."""
+    inputs = tuple(example) if isinstance(example, list | tuple) else example
+    inputs = inputs if isinstance(inputs, dict | tuple) else (inputs,)
+    batch = next(leaf.shape[0] for leaf in pytree.tree_leaves(inputs) if _has_batch(leaf))
+    doubled = pytree.tree_map(
+        lambda leaf: torch.cat([leaf, leaf]) if _has_batch(leaf) and leaf.shape[0] == batch else leaf, inputs
+    )
+    axes = pytree.tree_map(
+        lambda leaf: {0: "batch"} if _has_batch(leaf) and leaf.shape[0] == 2 * batch else None, doubled
+    )
+    return ((), doubled, axes) if isinstance(doubled, dict) else (doubled, {}, axes)
+
+
+def _has_batch(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.ndim > 0
+
+
+@contextlib.contextmanager
+def _muted() -> Iterator[None]:
+    """Without the exporter's chatter: packages that it could use, and deprecations among its own parts."""
+    loggers = [logging.getLogger(name) for name in _CHATTY]
+    levels = [entry.level for entry in loggers]
+    try:
+        for entry in loggers:
+            entry.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for entry, level in zip(loggers, levels, strict=True):
+            entry.setLevel(level)
