@@ -21,7 +21,7 @@ _SAMPLES = 16384  # values of an activation that a search over ranges looks at
 _CHANNEL_SAMPLES = 4096  # values of one channel of a weight
 _COARSE, _FINE = 32, 16  # candidates of the two passes of the search
 _SMALLEST_FRACTION = 0.02  # of the full range
-_CHUNK = 2**21  # elements of candidates x values held at once
+_CHUNK = 2**19  # elements of candidates x values held at once, so that they stay in the cache
 
 
 class ObserverKind(StrEnum):
@@ -133,7 +133,11 @@ def choose(
     if kind == ObserverKind.PERCENTILE:
         low, high = _percentile_range(observer.values(), percentile, symmetric)
     elif kind == ObserverKind.MSE:
-        low, high = _mse_range(observer.values(), low, high, qmin, qmax, symmetric)
+        values = observer.values()
+        channels = max(1, _CHUNK // (_COARSE * values.shape[1]))
+        parts = zip(values.split(channels), low.split(channels), high.split(channels), strict=True)
+        ranges = [_mse_range(*part, qmin, qmax, symmetric) for part in parts]
+        low, high = (torch.cat(ends) for ends in zip(*ranges, strict=True))
     return scale_and_zero_point(low, high, qmin, qmax, symmetric)
 
 

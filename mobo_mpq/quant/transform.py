@@ -112,7 +112,7 @@ def calibrate(network: nn.Module, batches: Iterable[Example]) -> None:
         batches: inputs without labels: tensors, tuples or dicts.
 
     Raises:
-        InputError: when there is no batch, or an activation is not finite; earlier ranges are kept.
+        InputError: when there is no batch, or an activation is not finite.
     """
     active = [q for q in quantizers(network).values() if q.site is not None and q.site.role is Role.ACTIVATION]
     for quantizer in active:
