@@ -86,6 +86,11 @@ class StudyRecord:
         return len(self.finished) >= self.total and len(self.finished) == len(self.trials)
 
     @property
+    def is_tested(self) -> bool:
+        """Whether the whole front has been scored on the test split, where there is one."""
+        return not self.float_tested or all(trial.number in self.tested for trial in self.pareto())
+
+    @property
     def float_values(self) -> dict[str, Measurement]:
         """Quality (and costs, where the target runs floats) of the unquantized model, on the validation split."""
         return measurements(self.header["float"]["val"])

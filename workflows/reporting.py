@@ -62,9 +62,17 @@ def mean_bits(policy: Policy) -> tuple[float, float]:
     return sum(b.weight for b in pairs) / len(pairs), sum(b.activation for b in pairs) / len(pairs)
 
 
-def compact(policy: Policy, limit: int = 64) -> str:
-    """``8/8 4/4 ...``, weight/activation per layer in order; shortened for deep networks."""
-    text = " ".join(f"{bits.weight}/{bits.activation}" for bits in policy.values())
+def compact(policy: Policy, limit: int = 32) -> str:
+    """``W 8442 A 8448``, one digit per layer in order; shortened for deep networks."""
+    pairs = list(policy.values())
+    return " ".join(
+        f"{role} {_shortened([getattr(bits, name) for bits in pairs], limit)}"
+        for role, name in (("W", "weight"), ("A", "activation"))
+    )
+
+
+def _shortened(bits: list[int], limit: int) -> str:
+    text = ("" if max(bits) < 10 else ",").join(map(str, bits))
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
@@ -131,7 +139,7 @@ def pareto_table(record: StudyRecord) -> Table:
         table.add_column(info.name.rsplit("_", 1)[0], justify="right")
         table.add_column("gain", justify="right")
     table.add_column("mean W/A", justify="right")
-    table.add_column("bits of each layer, W/A")
+    table.add_column("bits of each layer")
     for trial in record.pareto():
         assert trial.policy is not None, "a complete trial has a policy"
         row = [str(trial.number), show_measured(quality, trial.values[quality.name])]

@@ -24,7 +24,7 @@ from mobo_mpq.workflows.progress import Reporter
 from mobo_mpq.workflows.record import StudyRecord
 from mobo_mpq.workflows.reporting import stderr
 from mobo_mpq.workflows.runners import run_ray, run_serial
-from mobo_mpq.workflows.tracking import MlflowLog, Tracker, tracking_address
+from mobo_mpq.workflows.tracking import MlflowLog, Tracker, is_uploaded, tracking_address
 
 from mobo_mpq.config import StudyConfig
 from mobo_mpq.errors import InputError, WorkError
@@ -77,10 +77,10 @@ def search(options: RunOptions | None = None, **settings: Any) -> StudyRecord:
     config = resolve(StudyConfig.parse(settings))
     home = Home.of(options.home)
     folder = home.new(config.name)
-    stderr.print(f"preparing task '{config.task}' for target '{config.target}'", highlight=False)
+    _say(f"preparing task '{config.task}' for target '{config.target}'")
     prepared = prepare(config)
     for line in prepared.network.unquantized:
-        stderr.print(f"left in float: {line}", markup=False)
+        _say(f"left in float: {line}")
     home.make(folder)
     folder.config_file.write_text(config.to_toml())
     with Journal(folder.journal) as journal:
@@ -116,7 +116,8 @@ def resume(name: str | None = None, options: RunOptions | None = None, trials: i
         raise InputError(
             f"study '{folder.name}' has {len(record.finished)} trials already; --trials {total} would take some away"
         )
-    if record.is_finished and total == record.total and len(record.tested) >= _test_count(record):
+    if record.is_finished and total == record.total and record.is_tested:
+        _upload_missing(home, record, options)
         return record
     config = folder.config()
     prepared = prepare(config, known=read_events(folder.journal)[0])
@@ -133,8 +134,22 @@ def _check_runner(options: RunOptions) -> None:
         raise InputError(f"runner is '{options.runner}'; expected {' or '.join(RUNNERS)}")
 
 
-def _test_count(record: StudyRecord) -> int:
-    return len(record.pareto()) if record.float_tested else 0
+def _upload_missing(home: Home, record: StudyRecord, options: RunOptions) -> None:
+    """Bring MLflow up to date with a finished study, where it was away while the study ran."""
+    address = tracking_address(home, options.tracking_uri)
+    if is_uploaded(record, address):
+        return
+    with Journal(record.folder.journal) as journal:
+
+        def read() -> StudyRecord:
+            return StudyRecord.read(record.folder)
+
+        tracker = Tracker(lambda: MlflowLog(home, address, journal, read()), read, _say)
+        tracker.close()
+
+
+def _say(sentence: str) -> None:
+    stderr.print(sentence, markup=False, soft_wrap=True)
 
 
 class _Run:

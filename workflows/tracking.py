@@ -36,6 +36,16 @@ def tracking_address(home: Home, uri: str | None) -> str:
     return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home.path / 'mlflow.db'}"
 
 
+_CLOSED = "closed"
+"""Remembered like a run: the closing artifacts are there."""
+
+
+def is_uploaded(record: StudyRecord, address: str) -> bool:
+    """Whether a server has seen all of a study."""
+    known = record.runs.get(address, {})
+    return _CLOSED in known and all(str(trial.number) in known for trial in record.finished)
+
+
 class MlflowLog:
     """Writes one study to one MLflow server. Not safe to use from several threads at once.
 
@@ -109,6 +119,8 @@ class MlflowLog:
         self.client.log_text(parent, pareto_csv(record), "pareto.csv")
         self._log_plots(parent, record)
         self.client.set_terminated(parent, "FINISHED" if record.is_finished else "KILLED")
+        if record.is_finished:
+            self._remember(_CLOSED, parent)
 
     def _log_plots(self, run_id: str, record: StudyRecord) -> None:
         from mobo_mpq.workflows.plotting import plot

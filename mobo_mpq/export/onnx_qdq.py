@@ -22,7 +22,9 @@ from mobo_mpq.export.carriers import ActivationCarrier, WeightCarrier
 from mobo_mpq.export.policy_json import PolicyDocument
 from mobo_mpq.folding import tensor_of
 from mobo_mpq.graph import Example
+from mobo_mpq.policy import Policy
 from mobo_mpq.quant.base import Quantizer, Role
+from mobo_mpq.quant.functional import OFF_BITS
 from mobo_mpq.quant.transform import QuantizedNetwork, quantizers
 
 OPSET = 21
@@ -43,9 +45,8 @@ def export_onnx(
     weight bit for bit. Activations pass through QuantizeLinear and DequantizeLinear on unsigned 8-bit integers, with a
     Min in front where the grid has fewer bits. Biases, and tensors of 16 or 32 bits, stay in float.
 
-    ONNX Runtime computes what the network computes up to the rounding of float sums, with two exceptions of its own
-    making: between activations of 8 bits it fuses convolutions into integer kernels, whose biases are integers, and it
-    quantizes the float inputs of a linear layer with a quantized weight while it runs.
+    ONNX Runtime computes what the network computes up to the rounding of float sums, but for one thing: between
+    activations of 8 bits it fuses convolutions into integer kernels, whose biases are integers.
 
     The file's ``metadata_props`` say where it comes from: ``mobo_mpq.policy`` holds the text of the policy file,
     ``mobo_mpq.model_digest`` and ``mobo_mpq.version`` the digest and the version of this package.
@@ -86,7 +87,7 @@ def lower(network: QuantizedNetwork) -> GraphModule:
     """
     lowered = copy.deepcopy(network).cpu()
     for name, quantizer in quantizers(lowered).items():
-        lowered.set_submodule(name, _carrier(lowered, quantizer))
+        lowered.set_submodule(name, _carrier(lowered, quantizer, network.policy))
     for node in lowered.graph.nodes:
         if op(node) is aten.view:  # carriers are dense; what follows a transposition may be no view of them any more
             node.target = aten.reshape.default
@@ -94,7 +95,7 @@ def lower(network: QuantizedNetwork) -> GraphModule:
     return lowered
 
 
-def _carrier(network: GraphModule, quantizer: Quantizer) -> ActivationCarrier | WeightCarrier:
+def _carrier(network: GraphModule, quantizer: Quantizer, policy: Policy) -> ActivationCarrier | WeightCarrier:
     site = quantizer.site
     assert site is not None  # apply_policy gives every quantizer its site
     if not quantizer.calibrated:
@@ -104,7 +105,8 @@ def _carrier(network: GraphModule, quantizer: Quantizer) -> ActivationCarrier | 
         )
     if site.role is Role.ACTIVATION:
         return ActivationCarrier(quantizer.qparams())
-    return WeightCarrier(quantizer.qparams(), tensor_of(network, site.tensor))
+    integer_inputs = all(policy[layer].activation not in OFF_BITS for layer in site.layers)
+    return WeightCarrier(quantizer.qparams(), tensor_of(network, site.tensor), integer_inputs=integer_inputs)
 
 
 def _arguments(example: Example) -> tuple[tuple[Any, ...], dict[str, Any], Any]:

@@ -17,6 +17,10 @@ from mobo_mpq.training.data import Inputs, accepted_by, device_of, split_batch, 
 from mobo_mpq.training.losses import Loss, distillation
 
 
+SMALLEST_SIZE = 1e-3
+"""Root mean square at which a parameter's learning rate stops shrinking: epsilon_2 of Adafactor."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How a fine-tune is done.
@@ -127,16 +131,13 @@ def _optimizer(
     network: QuantizedNetwork, steps: int, settings: Settings
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
     """Weights in one group; each quantizer's step sizes in a group of their own, at a rate relative to their size."""
-    groups: list[dict[str, Any]] = []
-    scales: set[int] = set()
-    for quantizer in quantizers(network).values():
-        for parameter in quantizer.parameters():
-            scales.add(id(parameter))
-            size = float(parameter.detach().abs().mean())
-            groups.append({"params": [parameter], "lr": settings.scale_lr * size, "weight_decay": 0.0})
-    weights = [parameter for parameter in network.parameters() if id(parameter) not in scales]
-    groups.append({"params": weights, "lr": settings.lr, "weight_decay": settings.weight_decay})
-    optimizer = torch.optim.AdamW(groups, lr=settings.lr)
+    scales = {id(parameter) for quantizer in quantizers(network).values() for parameter in quantizer.parameters()}
+    groups = []
+    for parameter in network.parameters():
+        rate = settings.scale_lr if id(parameter) in scales else settings.lr
+        size = float(parameter.detach().square().mean().sqrt())
+        groups.append({"params": [parameter], "lr": rate * max(size, SMALLEST_SIZE)})
+    optimizer = torch.optim.Adam(groups, lr=settings.lr)
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, steps, settings.warmup))
 
 
