@@ -68,11 +68,10 @@ def search(
     as_json: JsonOption = False,
 ) -> None:
     """Search the Pareto set of a task on a target. Without arguments: digits on mpic, 48 trials."""
+    from mobo_mpq.config import StudyConfig
     from mobo_mpq.workflows.dry_run import show_dry_run
     from mobo_mpq.workflows.search import RunOptions
     from mobo_mpq.workflows.search import search as run
-
-    from mobo_mpq.config import StudyConfig
 
     settings = {
         "task": task,

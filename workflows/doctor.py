@@ -9,9 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
-from mobo_mpq.workflows.home import Home
-
 from mobo_mpq import __version__
+from mobo_mpq.workflows.home import Home
 
 _PACKAGES = ("torch", "botorch", "optuna", "ray", "mlflow", "onnx", "onnxruntime", "pandas")
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from mobo_mpq.config import StudyConfig
+from mobo_mpq.policy import Policy
 from mobo_mpq.workflows import environment
 from mobo_mpq.workflows.preparation import Prepared, prepare, resolve
 from mobo_mpq.workflows.reporting import dump, rows_table, show, stderr, stdout
-
-from mobo_mpq.config import StudyConfig
-from mobo_mpq.policy import Policy
 
 
 def show_dry_run(config: StudyConfig, as_json: bool) -> None:

@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mobo_mpq.objectives.tasks import LoadedTask, load_task
-from mobo_mpq.training.recipes import TrainingContext, apply_uncalibrated, run_recipe
 from safetensors.torch import load, save
 from torch import nn
 
 from mobo_mpq.errors import MoboError
 from mobo_mpq.graph import Network, load_program
 from mobo_mpq.objective import Measurement
+from mobo_mpq.objectives.tasks import LoadedTask, load_task
 from mobo_mpq.policy import Policy
 from mobo_mpq.quant.transform import QuantizedNetwork
 from mobo_mpq.seeding import derive
 from mobo_mpq.training.data import SharedLoader, first_inputs, rebuild
+from mobo_mpq.training.recipes import TrainingContext, apply_uncalibrated, run_recipe
 from mobo_mpq.trial import Recipe
 
 CALIBRATION_BATCHES = 4

@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mobo_mpq.workflows import environment
-from mobo_mpq.workflows.checkpoints import Checkpoints
-from mobo_mpq.workflows.home import StudyFolder
-from mobo_mpq.workflows.record import StudyRecord
-
 from mobo_mpq.errors import InputError, UnknownName
 from mobo_mpq.export.policy_json import write_policy
 from mobo_mpq.journal import read_events
 from mobo_mpq.trial import Trial
+from mobo_mpq.workflows import environment
+from mobo_mpq.workflows.checkpoints import Checkpoints
+from mobo_mpq.workflows.home import StudyFolder
+from mobo_mpq.workflows.record import StudyRecord
 
 FORMATS = ("onnx", "policy")
 
@@ -90,13 +89,12 @@ def export_trial(record: StudyRecord, trial: Trial, form: str, out: Path | None)
 
 def _export_onnx(study: StudyFolder, trial: Trial, folder: Path) -> Exported:
     environment.prepare()
-    from mobo_mpq.workflows.evaluation import Evaluator
-    from mobo_mpq.workflows.preparation import prepare
-    from mobo_mpq.workflows.search import network_of
-
     from mobo_mpq.export.onnx_qdq import export_onnx
     from mobo_mpq.export.verify import verify_onnx
     from mobo_mpq.optimization import one_thread
+    from mobo_mpq.workflows.evaluation import Evaluator
+    from mobo_mpq.workflows.preparation import prepare
+    from mobo_mpq.workflows.search import network_of
 
     prepared = prepare(study.config(), known=read_events(study.journal)[0])
     with one_thread():  # a network that has to be made again comes out the same

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mobo_mpq.workflows.record import StudyRecord
-from mobo_mpq.workflows.reporting import compact, scale_of, show
-
 from mobo_mpq.errors import InputError
 from mobo_mpq.objective import ObjectiveInfo
 from mobo_mpq.trial import Trial, TrialState
+from mobo_mpq.workflows.record import StudyRecord
+from mobo_mpq.workflows.reporting import compact, scale_of, show
 
 _FRONT, _OTHERS, _FLOAT = "#0b6e4f", "#b8b8b8", "#c1440e"
 

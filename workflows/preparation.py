@@ -6,13 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mobo_mpq.objectives.costs import COSTS, cost_model
-from mobo_mpq.objectives.hardware import load_target
-from mobo_mpq.objectives.quality import quality_info
-from mobo_mpq.objectives.tasks import LoadedTask, load_task
-from mobo_mpq.training.recipes import default_recipe
-from mobo_mpq.workflows.evaluation import Work
-
 from mobo_mpq import __version__
 from mobo_mpq.config import StudyConfig
 from mobo_mpq.errors import InputError, PolicyError
@@ -20,12 +13,18 @@ from mobo_mpq.graph import Network, capture, model_digest, save_program
 from mobo_mpq.hardware import HardwareTarget
 from mobo_mpq.journal import SCHEMA, measurement_to_list
 from mobo_mpq.objective import CostObjective, Measurement
+from mobo_mpq.objectives.costs import COSTS, cost_model
+from mobo_mpq.objectives.hardware import load_target
+from mobo_mpq.objectives.quality import quality_info
+from mobo_mpq.objectives.tasks import LoadedTask, load_task
 from mobo_mpq.policy import LayerBits
 from mobo_mpq.problem import Problem
 from mobo_mpq.space import SearchSpace
 from mobo_mpq.strategies.registry import describe
 from mobo_mpq.training.data import share
+from mobo_mpq.training.recipes import default_recipe
 from mobo_mpq.trial import Recipe
+from mobo_mpq.workflows.evaluation import Work
 
 _COST_WORDS = {"latency_s": "latency", "energy_j": "energy", "size_bytes": "size", "bops": "bops"}
 

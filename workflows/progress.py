@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from mobo_mpq.workflows.reporting import show, trial_line
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mobo_mpq.study import Study
 from mobo_mpq.trial import Trial
+from mobo_mpq.workflows.reporting import show, trial_line
 
 
 class Reporter:

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mobo_mpq.workflows.home import StudyFolder
-
 from mobo_mpq.front import pareto_trials, trials_hypervolume
 from mobo_mpq.journal import measurement_from_list, read_events, read_trials
 from mobo_mpq.objective import Measurement, ObjectiveInfo
 from mobo_mpq.trial import Trial
+from mobo_mpq.workflows.home import StudyFolder
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
-from mobo_mpq.workflows.record import StudyRecord
-from mobo_mpq.workflows.selection import Selection
 from rich.console import Console
 from rich.table import Table
 
 from mobo_mpq.objective import Measurement, ObjectiveInfo
 from mobo_mpq.policy import Policy
 from mobo_mpq.trial import Trial
+from mobo_mpq.workflows.record import StudyRecord
+from mobo_mpq.workflows.selection import Selection
 
 SCHEMA = 1
 

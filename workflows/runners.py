@@ -10,12 +10,11 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from mobo_mpq.workflows.evaluation import Evaluator, Work
-
 from mobo_mpq.errors import InputError
 from mobo_mpq.optimization import one_thread
 from mobo_mpq.study import Study
 from mobo_mpq.trial import Trial
+from mobo_mpq.workflows.evaluation import Evaluator, Work
 
 OnFinished = Callable[[Trial, Callable[[], bytes | None]], None]
 """Called with each finished trial and a function that fetches its network."""
@@ -46,9 +45,10 @@ def run_ray(
         InputError: the cluster cannot be reached.
     """
     with _ray(address, concurrency) as ray:
+        from ray import tune
+
         from mobo_mpq.workflows.searcher import StudySearcher
         from mobo_mpq.workflows.trainable import Mailbox, PolicyTrainable
-        from ray import tune
 
         cores = int(ray.cluster_resources().get("CPU", 1))
         at_once = concurrency or max(1, cores)

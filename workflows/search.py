@@ -15,6 +15,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from mobo_mpq.config import StudyConfig
+from mobo_mpq.errors import InputError, WorkError
+from mobo_mpq.journal import Journal, measurement_to_list, read_events
+from mobo_mpq.strategies.registry import make_strategy
+from mobo_mpq.study import Study
+from mobo_mpq.trial import Trial, TrialState
 from mobo_mpq.workflows import environment
 from mobo_mpq.workflows.checkpoints import Checkpoints
 from mobo_mpq.workflows.evaluation import Evaluator
@@ -25,13 +31,6 @@ from mobo_mpq.workflows.record import StudyRecord
 from mobo_mpq.workflows.reporting import stderr
 from mobo_mpq.workflows.runners import run_ray, run_serial
 from mobo_mpq.workflows.tracking import MlflowLog, Tracker, is_uploaded, tracking_address
-
-from mobo_mpq.config import StudyConfig
-from mobo_mpq.errors import InputError, WorkError
-from mobo_mpq.journal import Journal, measurement_to_list, read_events
-from mobo_mpq.strategies.registry import make_strategy
-from mobo_mpq.study import Study
-from mobo_mpq.trial import Trial, TrialState
 
 RUNNERS = ("ray", "serial")
 HOPELESS = 5

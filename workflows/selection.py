@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from mobo_mpq.workflows.record import StudyRecord
 
 from mobo_mpq.errors import InputError, UnknownName
 from mobo_mpq.front import maximised
 from mobo_mpq.objective import Direction
 from mobo_mpq.trial import Trial, TrialState
+from mobo_mpq.workflows.record import StudyRecord
 
 CHOICES = ("best", "knee", "accurate", "fastest", "smallest")
 

@@ -16,15 +16,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mobo_mpq.workflows import environment
-from mobo_mpq.workflows.home import Home
-from mobo_mpq.workflows.record import StudyRecord
-from mobo_mpq.workflows.reporting import mean_bits, pareto_csv, pareto_document
-
 from mobo_mpq.export.policy_json import PolicyDocument
 from mobo_mpq.front import trials_hypervolume
 from mobo_mpq.journal import Journal
 from mobo_mpq.trial import Trial, TrialState
+from mobo_mpq.workflows import environment
+from mobo_mpq.workflows.home import Home
+from mobo_mpq.workflows.record import StudyRecord
+from mobo_mpq.workflows.reporting import mean_bits, pareto_csv, pareto_document
 
 PARETO_TAG = "mobo_mpq.pareto"
 _BATCH = 100  # MLflow takes that many parameters or tags at a time

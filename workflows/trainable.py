@@ -6,11 +6,11 @@ from typing import Any
 
 import ray
 import torch
-from mobo_mpq.workflows.evaluation import Evaluator, Work
 from ray import tune
 
 from mobo_mpq.policy import Policy
 from mobo_mpq.trial import Recipe
+from mobo_mpq.workflows.evaluation import Evaluator, Work
 
 
 class PolicyTrainable(tune.Trainable):

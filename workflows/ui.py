@@ -8,11 +8,10 @@ import sys
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
+from mobo_mpq.errors import InputError, WorkError
 from mobo_mpq.workflows import environment
 from mobo_mpq.workflows.home import Home
 from mobo_mpq.workflows.tracking import PARETO_TAG, tracking_address
-
-from mobo_mpq.errors import InputError, WorkError
 
 
 def serve(name: str | None, home_path: Path | None, tracking_uri: str | None, host: str, port: int) -> None:

@@ -31,6 +31,8 @@ class OptunaStrategy(Strategy):
     """A strategy that asks an Optuna sampler; the variables are ordinal, as whole numbers from 0."""
 
     origin: str
+    learns = True
+    """Whether the sampler looks at the trials."""
 
     @abstractmethod
     def sampler(self, seed: int) -> BaseSampler:
@@ -65,6 +67,8 @@ class OptunaStrategy(Strategy):
             directions=[StudyDirection[info.direction.name] for info in self.problem.infos],
             sampler=self.sampler(self.derived_seed(self.number)),
         )
+        if not self.learns:
+            return study
         study.add_trials([self._complete(index, *observed) for index, observed in enumerate(self.observed)])
         study.add_trials([self._running(policy) for policy in self.pending])
         return study
@@ -89,6 +93,7 @@ class Random(OptunaStrategy):
     """Every variable uniform and independent."""
 
     origin = "random"
+    learns = False
 
     def sampler(self, seed: int) -> BaseSampler:
         """Optuna's random sampler."""

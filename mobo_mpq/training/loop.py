@@ -16,7 +16,6 @@ from mobo_mpq.quant.transform import QuantizedNetwork, quantizers
 from mobo_mpq.training.data import Inputs, accepted_by, device_of, split_batch, to_device
 from mobo_mpq.training.losses import Loss, distillation
 
-
 SMALLEST_SIZE = 1e-3
 """Root mean square at which a parameter's learning rate stops shrinking: epsilon_2 of Adafactor."""
 
