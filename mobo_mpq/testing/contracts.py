@@ -63,7 +63,6 @@ class StrategyContract(ABC):
             seen: set[Policy] = set()
             for proposal in _proposals(_play(strategy, toy, self.trials)):
                 assert proposal.policy is not None
-                assert proposal.policy in toy.problem.space, f"{name}: illegal {proposal.policy.to_dict()}"
                 assert toy.problem.broken_budget(proposal.policy) is None, f"{name}: over budget"
                 assert proposal.policy not in seen or proposal.origin == REPLICATE, f"{name}: proposed twice"
                 seen.add(proposal.policy)
@@ -176,6 +175,7 @@ def _play(
 
 def _finish(toy: Toy, number: int, proposal: Proposal, state: TrialState) -> Trial:
     assert proposal.policy is not None, "a contract needs policies; a recipe that finds them has other tests"
+    assert proposal.policy in toy.problem.space, f"illegal: {proposal.policy.to_dict()}"
     values = toy.measure(proposal.policy) if state is TrialState.COMPLETE else {}
     return Trial(number, state, proposal.policy, proposal.origin, values)
 
