@@ -114,13 +114,16 @@ class Ties:
 
     def __init__(self, graph: Graph) -> None:
         self._parent: dict[Node, Node] = {}
+        self._added: set[Node] = set()
         data = _data_nodes(graph)
         for node in graph.nodes:
             if op(node) in RECTIFIERS:
                 self.unite(site(operand(node, 0)), site(node))
             elif is_residual(node, data):
-                self.unite(site(operand(node, 0)), site(node))
-                self.unite(site(operand(node, 1)), site(node))
+                meeting = [site(operand(node, 0)), site(operand(node, 1)), site(node)]
+                self._added.update(meeting)
+                self.unite(meeting[0], meeting[2])
+                self.unite(meeting[1], meeting[2])
 
     def find(self, node: Node) -> Node:
         """The representative of a site's class."""
@@ -134,10 +137,11 @@ class Ties:
         self._parent.setdefault(second, second)
         self._parent[self.find(second)] = self.find(first)
 
-    def members(self, node: Node) -> tuple[Node, ...]:
-        """Every site of a site's class, itself included."""
+    def members(self, node: Node, read: Set[Node]) -> tuple[Node, ...]:
+        """Sites of a class that are quantized: those among ``read``, which layers read, and those that additions meet."""
         root = self.find(node)
-        return tuple(other for other in self._parent if self.find(other) is root) or (node,)
+        tied = [other for other in self._parent if self.find(other) is root] or [node]
+        return tuple(other for other in tied if other in read or other in self._added)
 
 
 def is_residual(node: Node, data: Set[Node]) -> bool:

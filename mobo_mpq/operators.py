@@ -76,7 +76,8 @@ def read_operators(module: GraphModule, parameters: int = 0) -> Trace:
     found = {node: layer for node in graph.nodes if (layer := _read_layer(node, batch)) is not None}
     operators = _group(_number(list(found.values())), ties, graph)
     nodes = {node.name: node for node in graph.nodes}
-    members = {o.spec.activation_tie: ties.members(nodes[o.tensor]) for o in operators}
+    read = {nodes[o.tensor] for o in operators}
+    members = {o.spec.activation_tie: ties.members(nodes[o.tensor], read) for o in operators}
     names = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     unquantized = read_unquantized(graph, found.keys(), names, {o.weight for o in operators}, batch)
     return Trace(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mobo_mpq.errors import InputError
+from mobo_mpq.folding import tensor_of
 from mobo_mpq.graph import Network, call, capture, load_program, model_digest, save_program
 
 
@@ -246,3 +247,26 @@ def test_digest_sees_names_types_shapes_and_values() -> None:
     digests |= {model_digest(changed), model_digest(reshaped)}
     assert len(digests) == 5
     assert model_digest(copy.deepcopy(model)) == model_digest(model)
+
+
+def test_features_of_a_sequence_are_not_the_channels_of_its_norm() -> None:
+    class Normalised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.bn = nn.Linear(4, 4), nn.BatchNorm1d(3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.bn(self.fc(x))
+
+    model, x = Normalised().eval(), torch.randn(2, 3, 4)
+    model.bn.running_mean.normal_()
+    network = Network.from_model(model, x)
+    assert torch.equal(network(x), model(x))
+    assert [u.name for u in network.unquantized] == ["bn"]
+
+
+def test_only_tensors_have_names() -> None:
+    model = nn.Linear(2, 3)
+    assert tensor_of(model, "weight") is model.weight
+    with pytest.raises(TypeError, match="'in_features' is a int, not a tensor"):
+        tensor_of(model, "in_features")

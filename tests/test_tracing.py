@@ -280,6 +280,19 @@ def test_a_rectifier_ties_its_input_to_its_output() -> None:
     assert by_name["d"].input_tensor == "relu6"
 
 
+def test_a_tensor_that_only_a_rectifier_reads_has_no_quantizer() -> None:
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(1, 2, 3), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(F.relu(F.max_pool2d(self.conv(x), 2)).flatten(1))
+
+    found = trace(Pooled(), torch.randn(1, 1, 6, 6))
+    assert dict(found.ties) == {"conv": ("x",), "fc": ("relu",)}
+
+
 class Pieces(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -299,3 +312,44 @@ def test_pieces_of_a_tensor_are_that_tensor() -> None:
     assert layers["b"].input_tensor == layers["c"].input_tensor == "linear"
     assert layers["d"].input_tensor.startswith("cat")
     assert layers["b"].activation_group == "b"
+
+
+class Turned(nn.Module):
+    """Weights behind transposes, and products of two activations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Parameter(torch.randn(*s)) for s in ((4, 6), (5, 6), (5, 3)))
+        self.cube = nn.Parameter(torch.randn(2, 3, 3))
+        self.frozen = nn.Conv2d(1, 2, 3)
+
+    def forward(self, x: Tensor, image: Tensor) -> Tensor:
+        y = torch.tanh(x @ self.a.permute(0, 1))  # turned by nothing
+        y = torch.tanh(y @ self.b.permute(1, 0).contiguous())
+        y = torch.tanh(F.linear(y, self.c.transpose(0, 1).clone()))
+        z = torch.baddbmm(y.unsqueeze(1), y.unsqueeze(1), self.cube.sum(0).expand(x.shape[0], -1, -1))
+        single = self.frozen(image[0])  # a convolution without a batch
+        return z.sum() + single.sum() + torch.mm(y, y.t())
+
+
+def test_transposes_are_followed_to_the_parameter() -> None:
+    found = trace(Turned(), (torch.randn(2, 4), torch.randn(2, 1, 5, 5)))
+    assert [(o.spec.name, o.spec.weight_shape, o.axis) for o in found.operators] == [
+        ("a", (6, 4), 1), ("b", (5, 6), 0), ("c", (3, 5), 1),
+    ]  # fmt: skip
+    reasons = {u.op: u.reason for u in found.unquantized}
+    assert reasons["mm"] == reasons["baddbmm"] == "a product of two activations"
+    assert "conv2d" in reasons and "sum" in reasons
+
+
+def test_integer_and_fixed_inputs_come_first_or_last() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(3, 2)
+
+        def forward(self, times: int, x: Tensor) -> Tensor:
+            return self.fc(x) * times
+
+    (layer,) = trace_layers(Scaled(), (3, torch.randn(1, 3)))
+    assert layer.input_shape == (3,)

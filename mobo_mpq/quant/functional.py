@@ -64,12 +64,17 @@ def quantize(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int,
     return torch.clamp(torch.round(x * inverse) + offset, qmin, qmax)
 
 
+def _vectorised(x: Tensor) -> bool:
+    """Whether plain operations beat PyTorch's fused kernels where ``x`` lives."""
+    return x.device.type == "cpu"
+
+
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int, axis: int | None) -> Tensor:
     """``scale * (quantize(x) - zero_point)``; the gradient passes straight through where nothing was clamped.
 
     Args: as :func:`quantize`.
     """
-    if x.device.type == "cpu":
+    if _vectorised(x):
         if not torch.is_grad_enabled():
             return _round_and_clamp(x, scale, zero_point, qmin, qmax, axis)
         return _StraightThrough.apply(x, scale, zero_point, qmin, qmax, axis)
@@ -89,7 +94,7 @@ def fake_quantize_learned(
     grid and the end of the grid outside, with ``v = x / scale`` and the zero point held fixed. As in PyTorch's kernels,
     "inside" is judged after rounding, half a step further out than in the paper.
     """
-    if x.device.type == "cpu":
+    if _vectorised(x):
         if not torch.is_grad_enabled():
             return _round_and_clamp(x, scale, zero_point, qmin, qmax, axis)
         return _LearnedStep.apply(x, scale, zero_point, qmin, qmax, axis, gradient_scale)

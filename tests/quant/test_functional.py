@@ -78,6 +78,30 @@ def test_equal_to_the_kernels_of_pytorch_gradients_included(
     assert torch.equal(static, theirs)
 
 
+@pytest.mark.parametrize("axis", [None, 1])
+def test_both_routes_agree(monkeypatch: pytest.MonkeyPatch, axis: int | None) -> None:
+    """The route of accelerators, here on the CPU, where the same kernels exist."""
+    x, upstream = torch.randn(5, 4), torch.randn(5, 4)
+    channels = () if axis is None else (4,)
+    scale, point = torch.rand(channels) / 4 + 0.1, torch.full(channels, 3, dtype=torch.int32)
+    results = []
+    for vectorised in (True, False):
+        monkeypatch.setattr(functional, "_vectorised", lambda _, answer=vectorised: answer)
+        for learned in (False, True):
+            mine, step = x.clone().requires_grad_(), scale.clone().requires_grad_(learned)
+            if learned:
+                out = functional.fake_quantize_learned(mine, step, point, 0, 7, axis, 0.5)
+            else:
+                out = functional.fake_quantize(mine, step, point, 0, 7, axis)
+            out.backward(upstream)
+            results.append((out.detach(), mine.grad, step.grad))
+    for first, second in zip(results[:2], results[2:], strict=True):
+        assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
+        if first[2] is not None:
+            torch.testing.assert_close(first[2], second[2])
+            assert first[2].shape == scale.shape
+
+
 def test_rounding_multiplies_by_the_inverse_and_is_half_to_even() -> None:
     scale, point = torch.tensor(1.0), torch.tensor(0, dtype=torch.int32)
     x = torch.tensor([0.5, 1.5, 2.5, -0.5, -1.5, 100.0, -100.0])
