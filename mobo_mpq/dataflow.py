@@ -138,7 +138,7 @@ class Ties:
         self._parent[self.find(second)] = self.find(first)
 
     def members(self, node: Node, read: Set[Node]) -> tuple[Node, ...]:
-        """Sites of a class that are quantized: those among ``read``, which layers read, and those that additions meet."""
+        """Sites of a class that are quantized: those that layers ``read``, and those that additions meet."""
         root = self.find(node)
         tied = [other for other in self._parent if self.find(other) is root] or [node]
         return tuple(other for other in tied if other in read or other in self._added)
