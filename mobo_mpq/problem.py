@@ -180,6 +180,14 @@ class Problem:
             keeps &= self.cost(name).of_levels(levels) <= limit * (1 + TOLERANCE)
         return keeps
 
+    def excess(self, levels: NDArray[np.intp]) -> NDArray[np.float64]:  # (..., d) -> (...)
+        """How far policies, given by levels, are over their budgets: relative to each, summed; 0 where all are kept."""
+        total = np.zeros(levels.shape[:-1])
+        for name, limit in self.budgets.items():
+            over = self.cost(name).of_levels(levels) - limit
+            total += np.maximum(over, 0.0) / max(abs(limit), float(np.finfo(np.float64).tiny))
+        return total
+
     def cheapest(self, name: str) -> Policy:
         """The legal policy of least cost among those that keep every budget.
 

@@ -61,6 +61,9 @@ def test_budgets_hold_up_to_rounding() -> None:
     levels = problem.space.grid()
     expected = [problem.broken_budget(policy) is None for policy in problem.space.to_policies(levels)]
     assert problem.affordable(levels).tolist() == expected
+    assert (problem.excess(levels) == 0).tolist() == expected
+    over = problem.space.to_levels([Policy.of({"a": (4, 4), "b": (4, 4)})])
+    assert problem.excess(over).tolist() == pytest.approx([11 / 22])
     assert problem.cheapest("size_bytes") == problem.space.lowest()
 
 

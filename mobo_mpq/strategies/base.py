@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mobo_mpq.errors import InputError
 from mobo_mpq.objective import Measurement
@@ -126,43 +127,42 @@ class Strategy(ABC):
     def fresh(
         self, candidates: Iterable[Policy], rng: np.random.Generator, taken: Iterable[Policy] = ()
     ) -> Policy | None:
-        """The first candidate that is new and keeps the budgets, else a random new policy nearby, else any new one.
+        """The first candidate that is new and keeps the budgets, else a new policy near the first, else any new one.
 
-        Returns None when the search below finds none, which for a space that is not used up is very unlikely: it looks
-        at the neighbours of random walks, then at uniform samples, and enumerates what is small.
+        Returns None when the search below finds none, which for a space that is not used up is very unlikely: it walks
+        from the candidate, towards the budgets where it breaks them, and enumerates what is small.
         """
         seen = self._seen | set(taken)
-
-        def usable(policy: Policy) -> bool:
-            return policy not in seen and self.problem.broken_budget(policy) is None
-
-        last: Policy | None = None
-        for last in candidates:
-            if usable(last):
-                return last
+        start: Policy | None = None
+        for candidate in candidates:
+            if candidate not in seen and self.problem.broken_budget(candidate) is None:
+                return candidate
+            start = start or candidate
         if len(seen) >= self.problem.space.cardinality:
             return None
-        return self._nearby(last, usable, rng)
+        return self._nearby(start or self.problem.space.sample(1, rng)[0], seen, rng)
 
-    def _nearby(
-        self, start: Policy | None, usable: Callable[[Policy], bool], rng: np.random.Generator
-    ) -> Policy | None:
-        space = self.problem.space
-        at = start or space.sample(1, rng)[0]
-        for _ in range(4 * len(space.variables) + 16):
-            around = list(space.neighbours(at))
-            if not around:
+    def _nearby(self, start: Policy, seen: Set[Policy], rng: np.random.Generator) -> Policy | None:
+        problem, space = self.problem, self.problem.space
+        at = space.to_levels([start])[0]
+        for _ in range(2 * int(space.sizes.sum()) + 16):
+            around = rng.permutation(space.neighbour_levels(at))
+            affordable = around[problem.affordable(around)]
+            if (new := self._first_new(affordable, seen)) is not None:
+                return new
+            cheaper = around[problem.excess(around) < problem.excess(at)]
+            step = next((some[0] for some in (affordable, cheaper, around) if len(some)), None)
+            if step is None:
                 break
-            new = [policy for policy in around if usable(policy)]
-            if new:
-                return new[int(rng.integers(len(new)))]
-            at = around[int(rng.integers(len(around)))]
+            at = step
         if math.prod(space.sizes.tolist()) <= 65_536:
             every = space.grid()
-            shuffled = rng.permutation(every[self.problem.affordable(every)])
-            everything = (space.to_policies(levels)[0] for levels in shuffled)
-            return next((policy for policy in everything if usable(policy)), None)
-        return next((policy for policy in space.sample(4096, rng) if usable(policy)), None)
+            return self._first_new(rng.permutation(every[problem.affordable(every)]), seen)
+        return None
+
+    def _first_new(self, levels: NDArray[np.intp], seen: Set[Policy]) -> Policy | None:
+        policies = (self.problem.space.to_policies(row)[0] for row in levels)
+        return next((policy for policy in policies if policy not in seen), None)
 
     # --- book-keeping -----------------------------------------------------------------------------------------------
 
@@ -171,19 +171,19 @@ class Strategy(ABC):
         highest = self.problem.space.highest()
         if self.problem.broken_budget(highest) is None:
             return Proposal(highest, "highest")
-        policy = self.fresh(self._descent(highest), self.rng(0, "first"))
-        return Proposal(policy or self.problem.cheapest(next(iter(self.problem.budgets))), "highest-affordable")
+        return Proposal(self._descent(highest), "highest-affordable")
 
-    def _descent(self, policy: Policy) -> Iterable[Policy]:
-        """From the highest bits, always the cheaper neighbour, until the budgets hold."""
+    def _descent(self, policy: Policy) -> Policy:
+        """From the highest bits, always to the cheapest neighbour, until the budgets hold."""
         space, problem = self.problem.space, self.problem
-        while (broken := problem.broken_budget(policy)) is not None:
-            cost = problem.cost(broken.name)
-            cheaper = min(space.neighbours(policy), key=cost, default=policy)
-            if cost(cheaper) >= cost(policy):
-                return
-            policy = cheaper
-        yield policy
+        at = space.to_levels([policy])[0]
+        while not problem.affordable(at):
+            around = space.neighbour_levels(at)
+            excess = problem.excess(around)
+            if excess.min(initial=np.inf) >= problem.excess(at):
+                return problem.cheapest(next(iter(problem.budgets)))
+            at = around[int(np.argmin(excess))]
+        return space.to_policies(at)[0]
 
     def _register(self, number: int, policy: Policy | None) -> None:
         self.running[number] = policy

@@ -5,6 +5,8 @@ from mobo_mpq.testing.contracts import StrategyContract
 
 
 class TestMobo(StrategyContract):
+    trials = 12  # the model takes over after 6 to 8
+
     def make(self, problem: Problem, seed: int) -> Strategy:
         return make_strategy("mobo", problem, seed)
 

@@ -24,7 +24,7 @@ def toy() -> Toy:
 @pytest.mark.slow
 def test_mobo_finds_the_exact_front_and_beats_random_search(toy: Toy) -> None:
     shares = {
-        name: [toy.share(run_serial(make_strategy(name, toy.problem, seed), toy, 32)) for seed in range(4)]
+        name: [toy.share(run_serial(make_strategy(name, toy.problem, seed), toy, 30)) for seed in range(3)]
         for name in ("mobo", "random")
     }
     assert np.median(shares["mobo"]) > 0.99

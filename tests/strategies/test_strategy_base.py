@@ -2,8 +2,11 @@ import numpy as np
 import pytest
 
 from mobo_mpq.errors import InputError
+from mobo_mpq.objective import Direction, ObjectiveInfo
 from mobo_mpq.policy import Policy
+from mobo_mpq.problem import Problem
 from mobo_mpq.strategies.base import Strategy
+from mobo_mpq.strategies.registry import make_strategy
 from mobo_mpq.testing.toys import Toy, make_toy
 from mobo_mpq.trial import Proposal, TrialState
 
@@ -41,6 +44,28 @@ def test_trial_0_is_the_cheapest_where_nothing_else_is_affordable() -> None:
     first = Lowest(toy.problem, seed=0).ask(1)[0]
     assert first.policy == toy.problem.space.lowest()
     assert Lowest(toy.problem, seed=0).ask(3) == [first]
+
+
+def test_trial_0_is_found_where_every_step_towards_one_budget_leads_away_from_another() -> None:
+    problem = Problem.from_tables(
+        ["a"],
+        weight_bits=(2, 4, 8),
+        activation_bits=(8,),
+        costs={"left": [[1.0, 4.0, 9.0]], "right": [[9.0, 4.0, 1.0]]},
+        references={"left": 9.0, "right": 9.0},
+        quality=ObjectiveInfo("accuracy", "", Direction.MAXIMIZE, 0.0),
+        budgets={"left": 5.0, "right": 5.0},
+    )
+    assert Lowest(problem, seed=0).ask(1)[0].policy == Policy.of({"a": (4, 8)})
+
+
+@pytest.mark.parametrize("name", ["random", "sobol", "nsga2", "tpe"])
+def test_policies_within_a_tight_budget_of_a_large_space_are_found(name: str) -> None:
+    toy = make_toy(40, activation_bits=(2, 4, 8), budgets={"latency_s": 0.15})  # one random policy in very many
+    strategy = make_strategy(name, toy.problem, 0)
+    policies = {proposal.policy for proposal in strategy.ask(8)}
+    assert len(policies) == 8
+    assert all(policy is not None and toy.problem.broken_budget(policy) is None for policy in policies)
 
 
 def test_numbers_follow_what_was_told(toy: Toy) -> None:
