@@ -18,6 +18,8 @@ from typer.exceptions import TyperException
 from mobo_mpq import __version__
 from mobo_mpq.errors import InputError, MoboError
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     name="mobo-mpq",
     help="How many bits does each layer deserve? Searches, shows and exports mixed-precision quantization policies.",
@@ -320,8 +322,9 @@ def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     try:
-        code = app(list(sys.argv[1:] if arguments is None else arguments), prog_name="mobo-mpq", standalone_mode=False)
-        return int(code or 0)
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        code = int(app(given, prog_name="mobo-mpq", standalone_mode=False) or 0)
+        return code if code != INTERRUPTED else _interrupted()  # typer turns ctrl-C into this code
     except TyperException as error:
         return _fail(_usage(error), 2)
     except InputError as error:
@@ -329,10 +332,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MoboError as error:
         return _fail(str(error), 1)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted; go on with 'mobo-mpq resume'", 130)
+        return _interrupted()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left, as 'head' does
         return 0
+
+
+def _interrupted() -> int:
+    return _fail("interrupted; go on with 'mobo-mpq resume'", INTERRUPTED)
 
 
 def _usage(error: TyperException) -> str:

@@ -102,6 +102,6 @@ def _export_onnx(study: StudyFolder, trial: Trial, folder: Path) -> Exported:
         checkpoints = Checkpoints(study.checkpoints, prepared.config.checkpoint_megabytes * 1e6)
         network = network_of(trial, evaluator, checkpoints).cpu()
     path = folder / "model.onnx"
-    export_onnx(network, prepared.task.example, path)
+    export_onnx(network, prepared.task.example, path, model_digest=prepared.digest, target=prepared.target.name)
     checked = verify_onnx(path, network, evaluator.val)
     return Exported(trial, folder, ("model.onnx", "policy.json"), checked.agreement, checked.max_abs_difference)

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -79,6 +80,8 @@ def run_ray(
                 ),
             )
             tuner.fit()
+            if searcher.failure is not None:
+                raise searcher.failure
         finally:
             shutil.rmtree(storage, ignore_errors=True)
 
@@ -104,8 +107,11 @@ def _ray(address: str | None, concurrency: int | None) -> Iterator[Any]:
     if where == "local":
         cores = concurrency or os.cpu_count() or 1
         quiet |= {"num_cpus": cores, "include_dashboard": False}
+    on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=where, **quiet)
+        with contextlib.suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGTERM, on_terminate)  # Ray puts in its own, which dies with a stack trace
     except (ConnectionError, ValueError, RuntimeError) as error:
         first = str(error).split("\n", 1)[0]
         raise InputError(f"cannot reach a Ray cluster at '{where}': {first}; check --address and RAY_ADDRESS") from None

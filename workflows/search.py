@@ -136,7 +136,7 @@ def _check_runner(options: RunOptions) -> None:
 def _upload_missing(home: Home, record: StudyRecord, options: RunOptions) -> None:
     """Bring MLflow up to date with a finished study, where it was away while the study ran."""
     address = tracking_address(home, options.tracking_uri)
-    if is_uploaded(record, address):
+    if is_uploaded(record, address, home):
         return
     with Journal(record.folder.journal) as journal:
 

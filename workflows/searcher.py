@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ray.tune.search import Searcher
@@ -18,6 +19,8 @@ Finished = Callable[[Trial], None]
 class StudySearcher(Searcher):  # type: ignore[misc]
     """Feeds the trials of a study to Tune.
 
+    Tune logs what a searcher raises and goes on; so an exception is kept in :attr:`failure`, and ends the search.
+
     Args:
         study: asks its strategy, writes its journal.
         total: trials to end in all.
@@ -30,6 +33,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         self.study, self.total, self.concurrency, self.on_finished = study, total, concurrency, on_finished
         self._numbers: dict[str, int] = {}
         self._exhausted = False
+        self.failure: Exception | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its searcher at the start, for a restore that we never ask of it."""
@@ -38,11 +42,13 @@ class StudySearcher(Searcher):  # type: ignore[misc]
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial, ``None`` for not now, or ``FINISHED``."""
         started = self.study.evaluated + len(self._numbers)
-        if self._exhausted or started >= self.total:
+        if self._exhausted or self.failure is not None or started >= self.total:
             return Searcher.FINISHED
         if len(self._numbers) >= self.concurrency:
             return None
-        trials = self.study.ask(1)
+        trials: list[Trial] = []
+        with self._kept():
+            trials = self.study.ask(1)
         if not trials:
             self._exhausted = True
             return Searcher.FINISHED
@@ -62,14 +68,23 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         number = self._numbers.pop(trial_id, None)
         if number is None:
             return
-        seconds = result.get("seconds") if result else None
-        if result and "value" in result:
+        with self._kept():
+            self.on_finished(self._tell(number, result or {}))
+
+    def _tell(self, number: int, result: dict[str, Any]) -> Trial:
+        if "value" in result:
             values = {self.study.problem.quality.name: Measurement(result["value"], result["stderr"])}
-            trial = self.study.tell(number, values, seconds=seconds)
-        else:
-            why = (result or {}).get("error") or "the worker was lost: out of memory, or its node went away"
-            trial = self.study.tell(number, error=why, seconds=seconds)
-        self.on_finished(trial)
+            return self.study.tell(number, values, seconds=result["seconds"])
+        why = result.get("error") or "the worker was lost: out of memory, or its node went away"
+        return self.study.tell(number, error=why, seconds=result.get("seconds"))
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """Keep the first exception for whoever runs Tune."""
+        try:
+            yield
+        except Exception as error:
+            self.failure = self.failure or error
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Nothing: a trial has one result, its last."""

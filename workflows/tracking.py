@@ -39,9 +39,14 @@ _CLOSED = "closed"
 """Remembered like a run: the closing artifacts are there."""
 
 
-def is_uploaded(record: StudyRecord, address: str) -> bool:
+def _key_of(address: str, home: Path) -> str:
+    """How the journal names a server: a database inside the home stays the same one when the home is moved."""
+    return address.replace(str(home), "HOME")
+
+
+def is_uploaded(record: StudyRecord, address: str, home: Home) -> bool:
     """Whether a server has seen all of a study."""
-    known = record.runs.get(address, {})
+    known = record.runs.get(_key_of(address, home.path), {})
     return _CLOSED in known and all(str(trial.number) in known for trial in record.finished)
 
 
@@ -63,7 +68,8 @@ class MlflowLog:
             logging.getLogger(chatty).setLevel(logging.ERROR)
         self.client = MlflowClient(tracking_uri=address)
         self.address, self.journal, self.name = address, journal, record.name
-        self.runs: dict[str, str] = dict(record.runs.get(address, {}))
+        self.key = _key_of(address, home.path)
+        self.runs: dict[str, str] = dict(record.runs.get(self.key, {}))
         self.experiment = self._experiment(home)
         self._tags: dict[int, bool] = {}
         self._logged_volumes = 0
@@ -78,7 +84,7 @@ class MlflowLog:
         return str(self.client.create_experiment(self.name, artifact_location=artifacts))
 
     def _remember(self, of: str, run_id: str) -> None:
-        self.journal.append("tracking", uri=self.address, of=of, run_id=run_id)
+        self.journal.append("tracking", uri=self.key, of=of, run_id=run_id)
         self.runs[of] = run_id
 
     def _begin(self, record: StudyRecord) -> None:

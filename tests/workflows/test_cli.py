@@ -120,7 +120,9 @@ def test_dry_run_shows_the_space_and_trains_nothing(
 
 
 @pytest.mark.parametrize("name", ["front.png", "front.html"])
-def test_plot(name: str, command: Command, finished_home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plot(
+    name: str, command: Command, finished_home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert command("plot", "toy", "--out", tmp_path / name, "--home", finished_home) == 0
     content = (tmp_path / name).read_bytes()
     assert (b"\x89PNG" if name.endswith("png") else b"<html>") in content[:200]
@@ -188,7 +190,10 @@ def test_unknown_studies(verb: str, fails: Fails, finished_home: Path, tmp_path:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--trial", "bets"], "unknown trial 'bets'; known: accurate, best, fastest, knee, smallest. Did you mean 'best'?"),
+        (
+            ["--trial", "bets"],
+            "unknown trial 'bets'; known: accurate, best, fastest, knee, smallest. Did you mean 'best'?",
+        ),
         (["--trial", "77"], "unknown trial '77'; known: 0 to 5."),
         (["--format", "onx"], "unknown format 'onx'; known: onnx, policy. Did you mean 'onnx'?"),
         (["--study", "none"], "unknown study 'none'; known: toy."),
@@ -239,9 +244,7 @@ def test_fewer_trials_than_there_are(fails: Fails, home: Path) -> None:
 
 
 def test_an_unreachable_cluster(fails: Fails, toy: str, tmp_path: Path) -> None:
-    sentence = fails(
-        "search", "--task", toy, "--recipe", "ptq", "--address", "ray://127.0.0.1:9", "--home", tmp_path
-    )
+    sentence = fails("search", "--task", toy, "--recipe", "ptq", "--address", "ray://127.0.0.1:9", "--home", tmp_path)
     assert "cannot reach a Ray cluster at 'ray://127.0.0.1:9'" in sentence
 
 

@@ -1,0 +1,234 @@
+"""Studies from their first trial to their last: serial, in parallel, killed, interrupted, resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from mobo_mpq.journal import read_events, read_trials
+from mobo_mpq.trial import TrialState
+
+Fails = Callable[..., str]
+Command = Callable[..., int]
+BAD = f"{Path(__file__).parent.parent / 'data' / 'failing_task.py'}"
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    """One Ray for the tests of this file."""
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def journal_of(home: Path, name: str) -> Path:
+    return home / "studies" / name / "journal.jsonl"
+
+
+def results(home: Path, name: str) -> list[Any]:
+    return [
+        (t.number, t.state, t.policy, {n: v.value for n, v in t.values.items()})
+        for t in sorted(read_trials(journal_of(home, name)), key=lambda t: t.number)
+    ]
+
+
+def final_numbers(journal: Path) -> list[int]:
+    events = [e for e in read_events(journal) if e["event"] == "trial"]
+    return sorted(e["number"] for e in events if e["state"] != "running")
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_ray_gives_what_a_serial_run_gives(command: Command, toy: str, tmp_path: Path) -> None:
+    common = ["--task", toy, "--strategy", "tpe", "--trials", 5, "--epochs", 0.5, "--home", tmp_path]
+    assert command("search", *common, "--name", "serial", "--runner", "serial") == 0
+    assert command("search", *common, "--name", "ray", "--concurrency", 1) == 0
+    assert results(tmp_path, "ray") == results(tmp_path, "serial")
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_two_at_a_time(command: Command, toy: str, tmp_path: Path) -> None:
+    common = ["--task", toy, "--strategy", "mobo", "--trials", 12, "--recipe", "ptq", "--home", tmp_path]
+    assert command("search", *common, "--name", "two", "--concurrency", 2) == 0
+    trials = read_trials(journal_of(tmp_path, "two"))
+    assert final_numbers(journal_of(tmp_path, "two")) == list(range(12))
+    assert all(trial.state is TrialState.COMPLETE for trial in trials)
+    assert len({trial.policy for trial in trials}) == 12
+    starts = sorted(trial.started for trial in trials if trial.started)
+    ends = sorted(trial.finished for trial in trials if trial.finished)
+    assert starts[1] < ends[0], "the second trial began before the first had ended"
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_failed_trials_are_part_of_a_study(
+    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--task", f"{BAD}:SometimesRaises", "--recipe", "ptq", "--strategy", "sobol", "--trials", 8]
+    assert command("search", *arguments, "--name", "some", "--home", tmp_path) == 0
+    trials = read_trials(journal_of(tmp_path, "some"))
+    failed = [trial for trial in trials if trial.state is TrialState.FAILED]
+    assert failed
+    assert all(trial.policy is not None and trial.policy["5"].weight == 2 for trial in failed)
+    assert all("two bits are too few" in (trial.error or "") for trial in failed)
+    assert len(failed) < len(trials) == 8
+    assert "two bits are too few" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("runner", ["serial", "ray"])
+@pytest.mark.usefixtures("local_ray")
+def test_a_hopeless_search_ends_early(runner: str, fails: Fails, tmp_path: Path) -> None:
+    arguments = ["--task", f"{BAD}:NanWhenQuantized", "--recipe", "ptq", "--strategy", "sobol", "--runner", runner]
+    sentence = fails("search", *arguments, "--name", "bad", "--home", tmp_path, code=1)
+    assert "trials all failed, the last one with: TaskError" in sentence
+    assert "nan" in sentence
+    assert len(final_numbers(journal_of(tmp_path, "bad"))) < 48
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("NanAlways", "nan"),
+        ("Raises", "raised RuntimeError: the disk is on fire"),
+        ("NoMetric", "lacks 'metric'"),
+        ("Missing", "has no 'Missing'"),
+    ],
+)
+def test_bad_tasks_are_refused_before_the_first_trial(name: str, message: str, fails: Fails, tmp_path: Path) -> None:
+    assert message in fails("search", "--task", f"{BAD}:{name}", "--home", tmp_path / "home")
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_used_up_space_ends_a_search(
+    command: Command, toy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pins = ["--pin", "0=8/8", "--pin", "2=8/8"]
+    arguments = ["--task", toy, *pins, "--recipe", "ptq", "--runner", "serial", "--strategy", "random"]
+    assert command("search", *arguments, "--name", "small", "--home", tmp_path) == 0
+    assert final_numbers(journal_of(tmp_path, "small")) == list(range(9))
+    assert "every legal policy within the budgets has been tried: 9 trials instead of 48" in capsys.readouterr().err
+
+
+def test_budgets_are_kept(command: Command, toy: str, tmp_path: Path) -> None:
+    arguments = ["--task", toy, "--recipe", "ptq", "--runner", "serial", "--strategy", "random", "--trials", 5]
+    budgets = ["--budget", "latency_us<=5", "--budget", "size_bytes<=1000"]
+    assert command("search", *arguments, *budgets, "--name", "cheap", "--home", tmp_path) == 0
+    weights = {"0": 72, "2": 72, "5": 1280}
+    for trial in read_trials(journal_of(tmp_path, "cheap")):
+        assert trial.values["latency_s"].value <= 5e-6
+        assert trial.policy is not None
+        assert sum(weights[name] * bits.weight / 8 for name, bits in trial.policy.items()) <= 1000
+
+
+def test_more_trials_extend_a_study(command: Command, home: Path) -> None:
+    assert command("resume", "toy", "--trials", 8, "--runner", "serial", "--home", home) == 0
+    assert final_numbers(journal_of(home, "toy")) == list(range(8))
+    before = journal_of(home, "toy").read_bytes()
+    assert command("resume", "toy", "--home", home) == 0  # a finished study is shown, and left alone
+    assert journal_of(home, "toy").read_bytes() == before
+
+
+def test_a_changed_model_is_refused(fails: Fails, command: Command, tmp_path: Path) -> None:
+    source = Path(BAD).with_name("toy_task.py").read_text()
+    task = tmp_path / "mine.py"
+    task.write_text(source)
+    arguments = ["--task", f"{task}:Toy", "--recipe", "ptq", "--runner", "serial", "--trials", 2, "--name", "mine"]
+    assert command("search", *arguments, "--home", tmp_path) == 0
+    task.write_text(source.replace("torch.manual_seed(0)", "torch.manual_seed(1)"))
+    assert "has other weights than when study 'mine' began" in fails(
+        "resume", "mine", "--trials", 4, "--home", tmp_path
+    )
+
+
+# --- processes that die -----------------------------------------------------------------------------------------------
+
+
+def start(*arguments: object, home: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "mobo_mpq.workflows.cli", *map(str, arguments), "--home", str(home)]
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
+
+
+def wait_for_trials(journal: Path, count: int, process: subprocess.Popen[str]) -> None:
+    while process.poll() is None:
+        if journal.exists() and len(final_numbers(journal)) >= count:
+            return
+        time.sleep(0.05)
+    pytest.fail(f"ended before {count} trials: {process.communicate()}")
+
+
+@pytest.mark.slow
+def test_a_killed_study_ends_with_exactly_the_trials_asked_for(command: Command, toy: str, tmp_path: Path) -> None:
+    journal = journal_of(tmp_path, "killed")
+    arguments = ["search", "--task", toy, "--name", "killed", "--strategy", "nsga2", "--trials", 14, "--concurrency", 2]
+    driver = start(*arguments, "--epochs", 2, home=tmp_path)
+    wait_for_trials(journal, 4, driver)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.communicate()
+    before = final_numbers(journal)
+    assert len(before) < 14
+    running = {t.number: t.policy for t in read_trials(journal) if not t.is_final}
+    assert command("resume", "killed", "--runner", "serial", "--home", tmp_path) == 0
+    assert final_numbers(journal) == list(range(14)), "each number ends exactly once"
+    trials = {trial.number: trial for trial in read_trials(journal)}
+    assert all(trials[number].policy == policy for number, policy in running.items()), "what ran is run again"
+    assert len({trial.policy for trial in trials.values()}) == 14
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_study_says_how_to_go_on(
+    how: signal.Signals, command: Command, toy: str, tmp_path: Path
+) -> None:
+    journal = journal_of(tmp_path, "stopped")
+    arguments = ["search", "--task", toy, "--name", "stopped", "--strategy", "random", "--trials", 400]
+    driver = start(*arguments, "--concurrency", 1, home=tmp_path)
+    wait_for_trials(journal, 2, driver)
+    os.kill(driver.pid, how)
+    out, err = driver.communicate(timeout=120)
+    assert driver.returncode == 130, err
+    assert out == ""
+    assert "Traceback" not in err
+    assert err.rstrip().endswith("error: interrupted; go on with 'mobo-mpq resume'")
+    done = len(final_numbers(journal))
+    assert command("resume", "stopped", "--trials", done + 1, "--runner", "serial", "--home", tmp_path) == 0
+    assert final_numbers(journal) == list(range(done + 1))
+
+
+def test_only_one_driver_per_study(command: Command, fails: Fails, home: Path) -> None:
+    code = (
+        "import sys, pathlib; from mobo_mpq.journal import Journal\n"
+        "with Journal(pathlib.Path(sys.argv[1])): print('locked', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(journal_of(home, "toy"))],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert other.stdout is not None
+    assert other.stdout.readline() == "locked\n"
+    try:
+        assert "another process is working on" in fails("resume", "toy", "--trials", 9, "--home", home)
+    finally:
+        other.communicate("")
+    assert command("resume", "toy", "--trials", 7, "--runner", "serial", "--home", home) == 0
+
+
+def test_search_as_a_function(toy: str, tmp_path: Path) -> None:
+    import mobo_mpq as mm
+    from mobo_mpq.workflows.search import RunOptions
+
+    options = RunOptions(home=tmp_path, runner="serial")
+    record = mm.search(options, task=toy, target="mpic", trials=3, recipe="ptq", strategy="sobol", name="f")
+    assert len(record.trials) == 3
+    assert record.hypervolume() >= 0
+    assert json.loads(record.folder.journal.read_text().splitlines()[0])["task"] == toy

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mobo_mpq.errors import InputError, UnknownName
+from mobo_mpq.objective import Measurement, ObjectiveInfo
+from mobo_mpq.trial import Trial, TrialState
+from mobo_mpq.workflows.home import StudyFolder
+from mobo_mpq.workflows.record import StudyRecord
+from mobo_mpq.workflows.selection import select
+
+UP = ObjectiveInfo("accuracy", "", "maximize", 0.0)  # type: ignore[arg-type]
+DOWN = ObjectiveInfo("perplexity", "", "minimize", 99.0)  # type: ignore[arg-type]
+LATENCY = ObjectiveInfo("latency_s", "s", "minimize", 10.0)  # type: ignore[arg-type]
+SIZE = ObjectiveInfo("size_bytes", "byte", "minimize", 100.0)  # type: ignore[arg-type]
+
+
+def record(points: list[tuple[float, ...]], infos: tuple[ObjectiveInfo, ...], baseline: float) -> StudyRecord:
+    trials = tuple(
+        Trial(n, TrialState.COMPLETE, None, "x", {i.name: Measurement(v) for i, v in zip(infos, point, strict=True)})
+        for n, point in enumerate(points)
+    )
+    header = {"float": {"val": {infos[0].name: [baseline, None]}}, "trials": len(points)}
+    return StudyRecord(StudyFolder(Path("studies/s")), infos, header, trials, total=len(points))
+
+
+FRONT = record([(0.97, 9.0), (0.965, 6.0), (0.95, 3.0), (0.80, 2.0), (0.5, 5.0)], (UP, LATENCY), 0.97)
+
+
+@pytest.mark.parametrize(
+    ("choice", "number"), [("best", 1), ("accurate", 0), ("fastest", 3), ("smallest", 3), ("knee", 2), ("4", 4)]
+)
+def test_choices(choice: str, number: int) -> None:
+    assert select(FRONT, choice).trial.number == number
+
+
+@pytest.mark.parametrize(("drop", "number"), [(0.4, 0), (0.5001, 1), (2.01, 2), (20, 3)])
+def test_best_is_the_fastest_within_the_drop(drop: float, number: int) -> None:
+    assert select(FRONT, "best", drop).trial.number == number
+
+
+def test_accuracies_in_percent() -> None:
+    front = record([(97.0, 9.0), (96.5, 6.0), (95.0, 3.0)], (UP, LATENCY), 97.0)
+    assert select(front, "best", 1.0).trial.number == 1
+
+
+def test_a_minimised_metric_may_lose_percents() -> None:
+    front = record([(2.00, 9.0), (2.015, 6.0), (2.03, 3.0)], (DOWN, LATENCY), 2.0)
+    assert select(front, "best", 1.0).trial.number == 1
+    assert select(front, "best", 2.0).trial.number == 2
+
+
+def test_the_most_accurate_one_when_none_is_good_enough() -> None:
+    front = record([(0.90, 9.0), (0.80, 2.0)], (UP, LATENCY), 0.97)
+    selection = select(front, "best")
+    assert selection.trial.number == 0
+    assert selection.note == "no trial is within 1 points of the float model's accuracy; this is the most accurate one"
+
+
+def test_smallest_goes_by_size_where_there_is_one() -> None:
+    front = record([(0.9, 9.0, 10.0), (0.8, 2.0, 50.0)], (UP, LATENCY, SIZE), 0.9)
+    assert select(front, "smallest").trial.number == 0
+    assert select(front, "fastest").trial.number == 1
+    assert "no such objective" in select(FRONT, "smallest").note
+
+
+def test_bad_choices() -> None:
+    with pytest.raises(UnknownName, match="unknown trial 'kneee'.*Did you mean 'knee'"):
+        select(FRONT, "kneee")
+    with pytest.raises(UnknownName, match="unknown trial '9'; known: 0 to 4"):
+        select(FRONT, "9")
+    empty = record([], (UP, LATENCY), 0.9)
+    with pytest.raises(InputError, match="study 's' has no complete trial yet"):
+        select(empty, "best")
+
+
+def test_an_unfinished_trial_cannot_be_chosen() -> None:
+    failed = Trial(0, TrialState.FAILED, None, "x", error="boom")
+    study = StudyRecord(StudyFolder(Path("studies/s")), (UP, LATENCY), {}, (failed,), total=1)
+    with pytest.raises(InputError, match=r"trial 0 is failed \(boom\)"):
+        select(study, "0")
