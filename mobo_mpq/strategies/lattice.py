@@ -14,7 +14,7 @@ Levels = NDArray[np.intp]
 STARTS = 4
 MAX_ROUNDS = 4
 POOL = 768
-"""Policies that are looked at in the first round; each further one looks at half as many."""
+"""Neighbours that are looked at in the first round; each further one looks at half as many."""
 
 
 def best_policy(
@@ -34,12 +34,11 @@ def best_policy(
         rng: of the random policies, and of those that are left out where neighbours are too many.
     """
     known = {row.tobytes() for row in taken}
-    pool = np.concatenate([*(problem.space.neighbour_levels(row) for row in starts), biased(problem, 64, rng)])
+    pool = np.concatenate([_around(problem, starts, POOL, rng), biased(problem, 64, rng)])
     levels: Levels = np.zeros((0, len(problem.space.sizes)), dtype=np.intp)
     values = np.zeros(0)
-    limit = POOL
     for _ in range(1 + MAX_ROUNDS):
-        pool = _thin(_new(problem, pool, known), limit, rng)
+        pool = _new(problem, pool, known)
         if not len(pool):
             break
         known.update(row.tobytes() for row in pool)
@@ -47,8 +46,7 @@ def best_policy(
         top = np.argsort(-values, kind="stable")[:STARTS]
         if top.max() < len(levels) - len(pool):
             break  # none of the best is new: their neighbours have been looked at
-        pool = np.concatenate([problem.space.neighbour_levels(row) for row in levels[top]])
-        limit = POOL // 2
+        pool = _around(problem, levels[top], POOL // 2, rng)
     return levels[int(np.argmax(values))] if len(levels) else None
 
 
@@ -70,6 +68,13 @@ def _new(problem: Problem, pool: Levels, known: set[bytes]) -> Levels:
     pool = pool[keep]
     affordable: Levels = pool[problem.affordable(pool)]
     return affordable
+
+
+def _around(problem: Problem, starts: Levels, limit: int, rng: np.random.Generator) -> Levels:
+    """Neighbours of all starts, as many of each, about ``limit`` where there are more."""
+    share = -(-limit // max(len(starts), 1))
+    neighbours = [problem.space.neighbour_levels(row) for row in starts]
+    return np.concatenate([_thin(some, share, rng) for some in neighbours])
 
 
 def _thin(pool: Levels, limit: int, rng: np.random.Generator) -> Levels:
