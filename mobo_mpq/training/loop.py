@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from mobo_mpq.errors import InputError, TrainingDiverged
 from mobo_mpq.graph import Network, call
 from mobo_mpq.quant.transform import QuantizedNetwork, quantizers
-from mobo_mpq.training.data import Inputs, accepted_by, device_of, split_batch, to_device
-from mobo_mpq.training.losses import Loss, distillation
+from mobo_mpq.training.data import Inputs, accepted_by, device_of, logits_of, split_batch, to_device
+from mobo_mpq.training.losses import Loss, class_axis, distillation
 
 SMALLEST_SIZE = 1e-3
 """Root mean square at which a parameter's learning rate stops shrinking: epsilon_2 of Adafactor."""
@@ -77,7 +77,7 @@ def finetune(
     loss: Loss,
     steps: int,
     settings: Settings,
-    teacher: Network | None = None,
+    teacher: Network,
 ) -> None:
     """Train ``network`` in place, by Adam (Kingma and Ba 2015).
 
@@ -87,7 +87,7 @@ def finetune(
         loss: of the network's output and the target.
         steps: length of the schedule.
         settings: rates and weights of the losses.
-        teacher: the float network, where ``settings.distill`` is above 0.
+        teacher: the float network.
 
     Raises:
         TrainingDiverged: when the loss or its gradient is no longer finite, naming the step and the fewest bits.
@@ -109,18 +109,22 @@ def finetune(
 
 
 def _objective(
-    network: QuantizedNetwork, loss: Loss, settings: Settings, teacher: Network | None
+    network: QuantizedNetwork, loss: Loss, settings: Settings, teacher: Network
 ) -> Callable[[Inputs, Any], Tensor]:
     names, weight = set(network.example[1]), settings.distill
 
     def objective(inputs: Inputs, target: Any) -> Tensor:
         known = accepted_by(inputs, names)
         output = call(network, known)
-        if teacher is None or weight == 0.0:
+        if weight == 0.0 or not isinstance(target, Tensor):
+            return loss(output, target)
+        logits = logits_of(output)
+        axis = class_axis(logits, target)
+        if axis is None:  # no classifier: nothing to soften
             return loss(output, target)
         with torch.no_grad():
-            taught = call(teacher, known)
-        soft = weight * distillation(output, taught, settings.temperature)
+            taught = logits_of(call(teacher, known))
+        soft = weight * distillation(logits, taught, settings.temperature, axis)
         return soft if weight == 1.0 else soft + (1.0 - weight) * loss(output, target)
 
     return objective
@@ -140,9 +144,7 @@ def _optimizer(
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, steps, settings.warmup))
 
 
-def _advice(
-    network: QuantizedNetwork, step: int, steps: int, loss: float, norm: float, settings: Settings
-) -> str:
+def _advice(network: QuantizedNetwork, step: int, steps: int, loss: float, norm: float, settings: Settings) -> str:
     name, bits = min(network.policy.items(), key=lambda item: item[1].weight + item[1].activation)
     what = f"loss is {loss}" if not math.isfinite(loss) else f"gradient has norm {norm}"
     return (

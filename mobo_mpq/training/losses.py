@@ -15,11 +15,21 @@ Loss = Callable[[Any, Any], Tensor]
 """``loss(output, target)``: a scalar."""
 
 
+def class_axis(logits: Tensor, target: Any) -> int | None:
+    """Where the classes lie in ``logits``, given class indices: axis 1, as torch has it, or the last one, as in sequences.
+
+    Axis 1 where both fit; ``None`` where neither does, or the target holds no class indices.
+    """
+    if not isinstance(target, Tensor) or target.is_floating_point() or logits.ndim != target.ndim + 1:
+        return None
+    for axis in (1, -1):
+        if tuple(logits.movedim(axis, -1).shape[:-1]) == tuple(target.shape):
+            return axis
+    return None
+
+
 def default_loss(output: Any, target: Any) -> Tensor:
     """The network's own loss where its output has one, else cross-entropy on its logits.
-
-    Logits may hold their classes on axis 1, as torch has it, or on the last axis, as sequence models do; where both
-    fit the target's shape, axis 1 is meant.
 
     Raises:
         InputError: when there is neither a loss in the output nor a target that cross-entropy takes.
@@ -35,32 +45,26 @@ def default_loss(output: Any, target: Any) -> Tensor:
         )
     if target.is_floating_point() and target.shape == logits.shape:
         return F.cross_entropy(logits, target)
-    by_torch = logits.ndim > 1 and (logits.shape[0], *logits.shape[2:]) == tuple(target.shape)
-    if not by_torch and tuple(logits.shape[:-1]) == tuple(target.shape):
-        logits = logits.flatten(0, -2)
-        target = target.flatten()
-        by_torch = True
-    if not by_torch or target.is_floating_point():
+    axis = class_axis(logits, target)
+    if axis is None:
         raise InputError(
             f"logits of shape {tuple(logits.shape)} and a target of shape {tuple(target.shape)}, {target.dtype}, "
             "do not suit cross-entropy; expected one class index per prediction: give the task a 'loss' of its own"
         )
-    return F.cross_entropy(logits, target)
+    return F.cross_entropy(logits.movedim(axis, -1).flatten(0, -2), target.flatten())
 
 
-def distillation(student: Any, teacher: Any, temperature: float = 1.0) -> Tensor:
+def distillation(student: Tensor, teacher: Tensor, temperature: float = 1.0, axis: int = -1) -> Tensor:
     """Divergence of softened predictions, times ``temperature`` squared (Hinton, Vinyals and Dean 2015, section 2.1).
 
-    The factor keeps the size of the gradients when the temperature changes. Classes lie on axis 1, or on the last
-    axis of sequences; the mean is over predictions.
+    The factor keeps the size of the gradients when the temperature changes. The mean is over predictions.
 
     Args:
-        student: output with logits of any shape, classes on the last axis.
+        student: logits of any shape.
         teacher: likewise; no gradient flows into it.
         temperature: above 0.
+        axis: of the classes.
     """
-    s, t = logits_of(student), logits_of(teacher).detach()
-    log_p = F.log_softmax(t / temperature, dim=-1)
-    log_q = F.log_softmax(s / temperature, dim=-1)
-    divergence = (log_p.exp() * (log_p - log_q)).sum(-1).mean()
-    return divergence * temperature**2
+    log_p = F.log_softmax(teacher.detach() / temperature, dim=axis)
+    log_q = F.log_softmax(student / temperature, dim=axis)
+    return (log_p.exp() * (log_p - log_q)).sum(axis).mean() * temperature**2

@@ -59,8 +59,10 @@ def entropy_difference(student: Tensor, teacher: Tensor, temperature: float) -> 
 def test_distillation_is_the_divergence_of_softened_predictions(temperature: float) -> None:
     generator = torch.Generator().manual_seed(0)
     student, teacher = torch.randn(6, 3, generator=generator), torch.randn(6, 3, generator=generator)
-    got = distillation(student, {"logits": teacher}, temperature).item()
+    got = distillation(student, teacher, temperature).item()
     assert got == pytest.approx(entropy_difference(student, teacher, temperature), rel=1e-5)
+    turned = distillation(student.T, teacher.T, temperature, axis=0).item()
+    assert turned == pytest.approx(got)
     assert distillation(teacher, teacher, temperature).item() == pytest.approx(0.0, abs=1e-6)
 
 
