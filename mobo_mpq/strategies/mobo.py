@@ -77,11 +77,14 @@ class Mobo(Strategy):
             quality = self.problem.quality
             observed = self.observed
             results = [values[quality.name] for _, values in observed]
+            # Policies are scored on the same samples, so that most of a standard error is common to all of them and
+            # far above the noise between them: only an exact 0 is taken at its word, the rest is inferred.
+            exact = all(result.stderr == 0.0 for result in results)
             surrogate = fit(
                 self.problem.space,
                 self.problem.space.to_levels([policy for policy, _ in observed]),
                 [quality.sign * result.value for result in results],
-                [result.stderr for result in results],
+                [0.0 if exact else None for _ in results],
                 quality.sign * quality.reference,
             )
             self._fitted = (len(self.finished), surrogate)

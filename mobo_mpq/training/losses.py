@@ -16,9 +16,9 @@ Loss = Callable[[Any, Any], Tensor]
 
 
 def class_axis(logits: Tensor, target: Any) -> int | None:
-    """Where the classes lie in ``logits``, given class indices: axis 1, as torch has it, or the last one, as in sequences.
+    """Where the classes lie in ``logits``: axis 1, as torch has it, or the last one, as in sequences.
 
-    Axis 1 where both fit; ``None`` where neither does, or the target holds no class indices.
+    Axis 1 where both fit the target's shape; ``None`` where neither does, or the target holds no class indices.
     """
     if not isinstance(target, Tensor) or target.is_floating_point() or logits.ndim != target.ndim + 1:
         return None

@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from mobo_mpq.errors import InputError, UnknownName
-from mobo_mpq.graph import Example, Network
+from mobo_mpq.graph import Network
 from mobo_mpq.policy import Policy
 from mobo_mpq.quant.base import Scheme
 from mobo_mpq.quant.lsq import LsqScheme
 from mobo_mpq.quant.transform import ACTIVATION, WEIGHT, QuantizedNetwork, apply_policy, calibrate
 from mobo_mpq.seeding import derive
-from mobo_mpq.training.data import accepted_by, batch_count, device_of, passes, to_device
+from mobo_mpq.training.data import Inputs, accepted_by, batch_count, device_of, passes, to_device
 from mobo_mpq.training.isolation import isolated
 from mobo_mpq.training.loop import Settings, finetune
 from mobo_mpq.training.losses import Loss
@@ -34,7 +34,7 @@ class TrainingContext:
     network: Network
     train: Iterable[Any]
     loss: Loss
-    calibration: Sequence[Example]
+    calibration: Sequence[Inputs]
 
 
 Run = Callable[[Recipe, TrainingContext, QuantizedNetwork, int], None]
@@ -158,7 +158,7 @@ def ptq(recipe: Recipe, context: TrainingContext, network: QuantizedNetwork, see
     activation=LsqScheme(symmetric=False, per_channel=False),
 )
 def qat(recipe: Recipe, context: TrainingContext, network: QuantizedNetwork, seed: int) -> None:
-    """Quantization-aware training: starts from what ``ptq`` gives, then learns weights and step sizes together (LSQ)."""
+    """Quantization-aware training: starts from what ``ptq`` gives, then learns weights and step sizes (LSQ)."""
     settings = _settings(recipe)
     _calibrate(context, network)
     steps = round(recipe.epochs * batch_count(context.train, recipe.train_fraction))

@@ -59,6 +59,7 @@ class Config:
         blocks: of attention and feed-forward layers.
         context: characters per sequence.
         batch_size: sequences per batch, of fine-tunes.
+        train_sequences: in the loader that fine-tunes use; the float network sees the whole text.
         eval_sequences: of the validation split, and of the test split.
         float_batch_size: sequences per batch, of the float network.
         float_steps: batches that train the float network.
@@ -71,6 +72,7 @@ class Config:
     blocks: int = 2
     context: int = 64
     batch_size: int = 16
+    train_sequences: int = 2048
     eval_sequences: int = 1024
     float_batch_size: int = 32
     float_steps: int = 2500
@@ -178,32 +180,29 @@ class Text:
         files = self._sources[split].values()
         return np.concatenate([encode(content.decode("utf-8", errors="replace")) for content in files])
 
-    def _loader(self, split: str, starts: NDArray[np.int64], batch_size: int, shuffle: bool) -> DataLoader[Any]:
-        rows = torch.tensor(self._symbols(split)[starts[:, None] + np.arange(self.config.context + 1)])
+    def _loader(self, split: str, sequences: int, batch_size: int, shuffle: bool = False) -> DataLoader[Any]:
+        """Sequences at even distances."""
+        symbols, length = self._symbols(split), self.config.context + 1
+        starts = np.linspace(0, len(symbols) - length, sequences).astype(np.int64)
+        rows = torch.tensor(symbols[starts[:, None] + np.arange(length)])
         generator = torch.Generator().manual_seed(derive(self.config.seed, "text", split, "order"))
         data = TensorDataset(rows[:, :-1].contiguous(), rows[:, 1:].contiguous())
         return DataLoader(data, batch_size=batch_size, shuffle=shuffle, generator=generator)
 
-    def _eval_loader(self, split: str) -> DataLoader[Any]:
-        last = len(self._symbols(split)) - self.config.context - 1
-        starts = np.linspace(0, last, self.config.eval_sequences).astype(np.int64)
-        return self._loader(split, starts, 128, shuffle=False)
-
     @cached_property
     def train(self) -> DataLoader[Any]:
-        """Every sequence of the training files, one after another; in a new order on each pass."""
-        starts = np.arange(0, len(self._symbols("train")) - self.config.context - 1, self.config.context)
-        return self._loader("train", starts, self.config.batch_size, shuffle=True)
+        """Batches for fine-tunes, in a new order on each pass."""
+        return self._loader("train", self.config.train_sequences, self.config.batch_size, shuffle=True)
 
     @cached_property
     def val(self) -> DataLoader[Any]:
-        """What a search scores on: sequences at even distances."""
-        return self._eval_loader("val")
+        """What a search scores on."""
+        return self._loader("val", self.config.eval_sequences, 128)
 
     @cached_property
     def test(self) -> DataLoader[Any]:
         """What the Pareto set is scored on, once."""
-        return self._eval_loader("test")
+        return self._loader("test", self.config.eval_sequences, 128)
 
     @cached_property
     def example(self) -> Tensor:  # (1, context)

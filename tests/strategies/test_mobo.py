@@ -79,17 +79,17 @@ def test_a_minimised_quality_is_searched_like_its_negation(toy: Toy) -> None:
     assert mirrored.ask(3) == strategy.ask(3)
 
 
-def test_noise_is_inferred_where_a_standard_error_is_not_known(toy: Toy) -> None:
-    def fitted(stderr: float | None) -> str:
-        strategy = Mobo(toy.problem, seed=1)
-        for number, policy in enumerate(toy.everything[:600:60]):
-            values = {**toy.measure(policy), "accuracy": Measurement(toy.quality(policy), stderr if number else 0.01)}
-            strategy.tell([Trial(number, TrialState.COMPLETE, policy, "toy", values)])
-        assert strategy.ask(1)[0].origin == "qlognehvi"
-        return type(strategy._surrogate().model.likelihood).__name__
-
-    assert fitted(0.01) == "FixedNoiseGaussianLikelihood"
-    assert fitted(None) == "GaussianLikelihood"
+@pytest.mark.parametrize(
+    ("stderr", "likelihood"),
+    [(0.0, "FixedNoiseGaussianLikelihood"), (0.01, "GaussianLikelihood"), (None, "GaussianLikelihood")],
+)
+def test_noise_is_inferred_unless_all_is_exact(toy: Toy, stderr: float | None, likelihood: str) -> None:
+    strategy = Mobo(toy.problem, seed=1)
+    for number, policy in enumerate(toy.everything[:600:60]):
+        values = {**toy.measure(policy), "accuracy": Measurement(toy.quality(policy), stderr if number else 0.0)}
+        strategy.tell([Trial(number, TrialState.COMPLETE, policy, "toy", values)])
+    assert strategy.ask(1)[0].origin == "qlognehvi"
+    assert type(strategy._surrogate().model.likelihood).__name__ == likelihood
 
 
 def test_equal_qualities_are_no_obstacle(toy: Toy) -> None:

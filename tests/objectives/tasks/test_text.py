@@ -10,7 +10,7 @@ from mobo_mpq.errors import InputError, TaskError
 from mobo_mpq.objectives.tasks import LoadedTask, cache, load_task
 from mobo_mpq.objectives.tasks.text import ALPHABET, FILES, OTHER, SYMBOLS, Config, Text, TextNet, encode
 
-TINY = Config(width=8, heads=2, blocks=1, float_steps=20, eval_sequences=16)
+TINY = Config(width=8, heads=2, blocks=1, float_steps=20, train_sequences=16, eval_sequences=16)
 
 
 @pytest.fixture(scope="module")
