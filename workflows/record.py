@@ -113,7 +113,7 @@ class StudyRecord:
 
     def run_id(self, number: int) -> str | None:
         """Of a trial, at whichever tracking server it was logged last."""
-        return next((runs[str(number)] for runs in reversed(self.runs.values()) if str(number) in runs), None)
+        return next((runs[str(number)] for runs in reversed(list(self.runs.values())) if str(number) in runs), None)
 
 
 def measurements(values: Mapping[str, Any]) -> dict[str, Measurement]:

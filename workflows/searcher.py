@@ -16,7 +16,7 @@ from mobo_mpq.trial import Trial
 Finished = Callable[[Trial], None]
 
 
-class StudySearcher(Searcher):  # type: ignore[misc]
+class StudySearcher(Searcher):
     """Feeds the trials of a study to Tune.
 
     Tune logs what a searcher raises and goes on; so an exception is kept in :attr:`failure`, and ends the search.
