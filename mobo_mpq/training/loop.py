@@ -34,11 +34,11 @@ class Settings:
         temperature: of the distillation.
     """
 
-    lr: float = 7e-3
+    lr: float = 0.01
     scale_lr: float = 0.01
     warmup: float = 0.1
     clip: float = 1.0
-    distill: float = 0.5
+    distill: float = 0.9
     temperature: float = 2.0
 
     def __post_init__(self) -> None:

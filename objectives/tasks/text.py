@@ -75,7 +75,7 @@ class Config:
     train_sequences: int = 2048
     eval_sequences: int = 1024
     float_batch_size: int = 32
-    float_steps: int = 2500
+    float_steps: int = 2000
     learning_rate: float = 4e-3
     seed: int = 0
 
