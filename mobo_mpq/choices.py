@@ -77,7 +77,7 @@ def layer_pairs(
     if not pairs:
         raise InputError(
             f"none of the bits asked for fits layer '{layer.name}' on target '{target.name}'; it supports "
-            f"{', '.join(f'{w}/{a}' for w, a in sorted(supported))} (weight/activation) for layers of kind '{layer.kind}'"
+            f"{', '.join(f'{w}/{a}' for w, a in sorted(supported))} (weight/activation) for '{layer.kind}'"
         )
     return pairs
 

@@ -96,6 +96,12 @@ class StudyConfig(BaseModel):
             raise ValueError("expected letters, digits, dots, dashes and underscores, beginning with a letter or digit")
         return value
 
+    @field_validator("weight_bits", "activation_bits", "objectives", mode="before")
+    @classmethod
+    def _comma_separated(cls, value: Any) -> Any:
+        """Flags come as ``2,4,8``."""
+        return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
+
     @field_validator("weight_bits", "activation_bits", "objectives")
     @classmethod
     def _not_empty(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:

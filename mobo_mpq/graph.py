@@ -7,7 +7,6 @@ import copy
 import hashlib
 import importlib
 import io
-import logging
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from mobo_mpq.errors import InputError
 from mobo_mpq.folding import fold_batch_norms
 from mobo_mpq.layers import LayerSpec
 from mobo_mpq.operators import Trace, read_operators
+from mobo_mpq.quiet import quiet
 from mobo_mpq.shapes import symbol
 from mobo_mpq.unquantized import Unquantized
 
@@ -244,17 +244,7 @@ def _as_for_inference(model: nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def _muted() -> Iterator[None]:
     """Without torch.export's chatter: sizes of 1 that become constants, and warnings about its own internals."""
-    loggers = [logging.getLogger(name) for name in _CHATTY]
-    levels = [entry.level for entry in loggers]
-    try:
-        for entry in loggers:
-            entry.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)`", FutureWarning)
-            warnings.filterwarnings(
-                "ignore", "The tensor attributes? self\\..*_flat_weights", UserWarning
-            )  # of nn.LSTM
-            yield
-    finally:
-        for entry, level in zip(loggers, levels, strict=True):
-            entry.setLevel(level)
+    with quiet(_CHATTY), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)`", FutureWarning)
+        warnings.filterwarnings("ignore", "The tensor attributes? self\\..*_flat_weights", UserWarning)  # of nn.LSTM
+        yield

@@ -49,7 +49,7 @@ class Journal:
             self._file = self.path.open("ab")
         except OSError as error:
             raise JournalError(
-                f"cannot write the journal {self.path}: {error.strerror}; choose another --home, or mend its permissions"
+                f"cannot write the journal {self.path}: {error.strerror}; choose another --home or mend it"
             ) from None
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -104,7 +104,7 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     events = list(_parse(path, content))
     if events and (events[0]["event"] != "study" or events[0].get("schema") != SCHEMA):
         raise JournalError(
-            f"{path} does not begin with a study of schema {SCHEMA}; it was written by another version, or is no journal"
+            f"{path} does not begin with a study of schema {SCHEMA}; another version wrote it, or it is no journal"
         )
     return events
 

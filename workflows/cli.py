@@ -75,26 +75,12 @@ def search(
     from mobo_mpq.workflows.search import RunOptions
     from mobo_mpq.workflows.search import search as run
 
-    settings = {
-        "task": task,
-        "target": target,
-        "objectives": _words(objectives),
-        "recipe": recipe,
-        "epochs": epochs,
-        "strategy": strategy,
-        "trials": trials,
-        "seed": seed,
-        "name": name,
-        "weight_bits": _numbers("--weight-bits", weight_bits),
-        "activation_bits": _numbers("--activation-bits", activation_bits),
-        "pin": pin or None,
-        "tie": tie or None,
-        "budget": budget or None,
-        "worst_quality": worst_quality,
-    }
+    flags = dict(task=task, target=target, objectives=objectives, recipe=recipe, epochs=epochs, strategy=strategy)
+    flags |= dict(trials=trials, seed=seed, name=name, weight_bits=weight_bits, activation_bits=activation_bits)
+    flags |= dict(pin=pin or None, tie=tie or None, budget=budget or None, worst_quality=worst_quality)
     values = StudyConfig.read(study) if study else {}
     StudyConfig.parse(values, source=str(study or ""))
-    values |= {key: value for key, value in settings.items() if value is not None}
+    values |= {key: value for key, value in flags.items() if value is not None}
     if dry_run:
         show_dry_run(StudyConfig.parse(values), as_json)
         return
@@ -269,17 +255,6 @@ def _root(
     if version:
         print(f"mobo-mpq {__version__}")
         raise typer.Exit
-
-
-def _words(text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(word.strip() for word in text.split(",") if word.strip())
-
-
-def _numbers(flag: str, text: str | None) -> tuple[int, ...] | None:
-    try:
-        return None if text is None else tuple(int(word) for word in text.split(",") if word.strip())
-    except ValueError:
-        raise InputError(f"{flag} is '{text}'; expected whole numbers and commas, such as 2,4,8") from None
 
 
 def _whole(flag: str, text: str | None) -> int | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +25,7 @@ from mobo_mpq.policy import Policy
 from mobo_mpq.quant.base import Quantizer, Role
 from mobo_mpq.quant.functional import OFF_BITS
 from mobo_mpq.quant.transform import QuantizedNetwork, quantizers
+from mobo_mpq.quiet import quiet
 
 OPSET = 21
 """Of the operators; ONNX Runtime loads it from version 1.18 on."""
@@ -130,14 +130,6 @@ def _has_batch(leaf: Any) -> bool:
 @contextlib.contextmanager
 def _muted() -> Iterator[None]:
     """Without the exporter's chatter: packages that it could use, and deprecations among its own parts."""
-    loggers = [logging.getLogger(name) for name in _CHATTY]
-    levels = [entry.level for entry in loggers]
-    try:
-        for entry in loggers:
-            entry.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for entry, level in zip(loggers, levels, strict=True):
-            entry.setLevel(level)
+    with quiet(_CHATTY), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mobo_mpq.quant import functional
 from mobo_mpq.quant.base import QParams, Quantizer, register_scheme
-from mobo_mpq.quant.observers import SMALLEST_SCALE, Observer, choose
-from mobo_mpq.quant.uniform import UniformScheme, channels_of
+from mobo_mpq.quant.observers import SMALLEST_SCALE
+from mobo_mpq.quant.uniform import UniformQuantizer, UniformScheme, channels_of
 
 
 @register_scheme("lsq")
@@ -30,7 +30,7 @@ class LsqScheme(UniformScheme):
         return LsqQuantizer(self, bits, *channels_of(self, shape, axis))
 
 
-class LsqQuantizer(Quantizer):
+class LsqQuantizer(UniformQuantizer):
     """Learned scale, fixed zero point.
 
     The gradient of the scale is multiplied by ``1 / sqrt(count * qmax)``; count is the number of weights that share the
@@ -43,14 +43,7 @@ class LsqQuantizer(Quantizer):
         axis: along which the scale runs.
     """
 
-    zero_point: Tensor
-
-    def __init__(self, scheme: UniformScheme, bits: int, shape: tuple[int, ...], axis: int | None) -> None:
-        super().__init__(bits, axis)
-        self.scheme = scheme
-        self.qmin, self.qmax = functional.grid(bits, scheme.symmetric)
-        self.scale = nn.Parameter(torch.full(shape, torch.nan))
-        self.register_buffer("zero_point", torch.zeros(shape, dtype=torch.int32))
+    learned = True
 
     def qparams(self) -> QParams:
         """The grid as it is now."""
@@ -69,16 +62,6 @@ class LsqQuantizer(Quantizer):
         return functional.fake_quantize_learned(
             x, scale, self.zero_point, self.qmin, self.qmax, self.axis, self.gradient_scale(x)
         )
-
-    def fit(self, observer: Observer) -> None:
-        """Choose the first step size, and the zero point."""
-        options = self.scheme
-        scale, zero_point = choose(
-            observer, options.observer, self.qmin, self.qmax, options.symmetric, options.percentile
-        )
-        with torch.no_grad():
-            self.scale.copy_(scale.reshape(self.scale.shape))
-            self.zero_point.copy_(zero_point.reshape(self.zero_point.shape))
 
 
 class _Positive(torch.autograd.Function):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mobo_mpq.errors import InputError, UnknownName
 from mobo_mpq.quant import functional
@@ -70,6 +71,9 @@ class UniformQuantizer(Quantizer):
         axis: along which the scale runs.
     """
 
+    learned: ClassVar[bool] = False
+    """Whether the scale is a parameter."""
+
     scale: Tensor
     zero_point: Tensor
 
@@ -77,7 +81,11 @@ class UniformQuantizer(Quantizer):
         super().__init__(bits, axis)
         self.scheme = scheme
         self.qmin, self.qmax = functional.grid(bits, scheme.symmetric)
-        self.register_buffer("scale", torch.full(shape, torch.nan))
+        scale = torch.full(shape, torch.nan)
+        if self.learned:
+            self.scale = nn.Parameter(scale)
+        else:
+            self.register_buffer("scale", scale)
         self.register_buffer("zero_point", torch.zeros(shape, dtype=torch.int32))
 
     def qparams(self) -> QParams:

@@ -144,7 +144,7 @@ def test_plot(
         (["--tie", "0,9"], "unknown layer '9'"),
         (["--weight-bits", "2,3"], "target 'mpic' does not support 3 weight bits; it supports 2, 4, 8"),
         (["--activation-bits", "16"], "target 'mpic' does not support 16 activation bits"),
-        (["--weight-bits", "two"], "--weight-bits is 'two'; expected whole numbers and commas"),
+        (["--weight-bits", "two"], "--weight-bits is 'two': input should be a valid integer"),
         (["--pin", "0=3/3"], "layer '0' is pinned to 3/3 bits, which target 'mpic' does not support"),
         (["--trials", "0"], "--trials is '0': input should be greater than or equal to 1"),
         (["--trials", "-5"], "--trials is '-5': input should be greater than or equal to 1"),
