@@ -86,6 +86,11 @@ class Trial:
     recipe: Recipe | None = None
 
     @property
+    def proposal(self) -> Proposal:
+        """What the strategy asked for; :attr:`policy` is what was really evaluated, where a recipe chose it."""
+        return Proposal(self.policy, self.origin, self.recipe)
+
+    @property
     def is_final(self) -> bool:
         """Whether nothing more will be heard of it."""
         return self.state is not TrialState.RUNNING

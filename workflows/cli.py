@@ -72,20 +72,20 @@ def search(
     """Search the Pareto set of a task on a target. Without arguments: digits on mpic, 48 trials."""
     from mobo_mpq.config import StudyConfig
     from mobo_mpq.workflows.dry_run import show_dry_run
-    from mobo_mpq.workflows.search import RunOptions
     from mobo_mpq.workflows.search import search as run
 
     flags = dict(task=task, target=target, objectives=objectives, recipe=recipe, epochs=epochs, strategy=strategy)
     flags |= dict(trials=trials, seed=seed, name=name, weight_bits=weight_bits, activation_bits=activation_bits)
-    flags |= dict(pin=pin or None, tie=tie or None, budget=budget or None, worst_quality=worst_quality)
+    flags |= dict(pin=pin or None, tie=tie or None, budget=budget or None)
+    flags |= dict(worst_quality=worst_quality, concurrency=concurrency)
     values = StudyConfig.read(study) if study else {}
     StudyConfig.parse(values, source=str(study or ""))
     values |= {key: value for key, value in flags.items() if value is not None}
     if dry_run:
         show_dry_run(StudyConfig.parse(values), as_json)
         return
-    options = RunOptions(home, runner, address, tracking_uri, _whole("--concurrency", concurrency))
-    _print_record(run(options, **values), as_json, home)
+    record = run(home=home, runner=runner, address=address, tracking_uri=tracking_uri, **values)
+    _print_record(record, as_json, home)
 
 
 @app.command()
@@ -100,11 +100,18 @@ def resume(
     as_json: JsonOption = False,
 ) -> None:
     """Go on with a study after a crash, an interrupt, or for more trials."""
-    from mobo_mpq.workflows.search import RunOptions
     from mobo_mpq.workflows.search import resume as run
 
-    options = RunOptions(home, runner, address, tracking_uri, _whole("--concurrency", concurrency))
-    _print_record(run(name, options, _whole("--trials", trials)), as_json, home)
+    record = run(
+        name,
+        trials=_whole("--trials", trials),
+        home=home,
+        runner=runner,
+        address=address,
+        tracking_uri=tracking_uri,
+        concurrency=_whole("--concurrency", concurrency),
+    )
+    _print_record(record, as_json, home)
 
 
 @app.command()

@@ -63,9 +63,9 @@ class Home:
     path: Path
 
     @classmethod
-    def of(cls, path: Path | None = None) -> Home:
+    def of(cls, path: str | Path | None = None) -> Home:
         """The folder that was asked for, else ``$MOBO_MPQ_HOME``, else ``./mobo-mpq-home``."""
-        return cls((path or Path(os.environ.get("MOBO_MPQ_HOME") or "mobo-mpq-home")).absolute())
+        return cls(Path(path or os.environ.get("MOBO_MPQ_HOME") or "mobo-mpq-home").absolute())
 
     def study(self, name: str) -> StudyFolder:
         """Where a study of that name is, or would be."""

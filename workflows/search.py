@@ -42,25 +42,37 @@ class RunOptions:
     """How a study is run; none of it changes what a trial's result is.
 
     Attributes:
-        home: folder of the studies; ``./mobo-mpq-home`` when absent.
         runner: ``ray`` or ``serial``.
         address: of a Ray cluster; this machine when absent.
         tracking_uri: of an MLflow server; a database in the home when absent.
         concurrency: trials at a time, over what the study file says.
     """
 
-    home: Path | None = None
     runner: str = "ray"
     address: str | None = None
     tracking_uri: str | None = None
     concurrency: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.runner not in RUNNERS:
+            raise InputError(f"runner is '{self.runner}'; expected {' or '.join(RUNNERS)}")
 
-def search(options: RunOptions | None = None, **settings: Any) -> StudyRecord:
+
+def search(
+    *,
+    home: str | Path | None = None,
+    runner: str = "ray",
+    address: str | None = None,
+    tracking_uri: str | None = None,
+    **settings: Any,
+) -> StudyRecord:
     """Begin a study and run it to its end.
 
     Args:
-        options: where and how it runs.
+        home: folder of the studies; ``$MOBO_MPQ_HOME`` or ``./mobo-mpq-home`` when absent.
+        runner: ``ray``, or ``serial`` for one trial after the other in this process.
+        address: of a Ray cluster; this machine when absent.
+        tracking_uri: of an MLflow server; a database in the home when absent.
         **settings: fields of :class:`~mobo_mpq.config.StudyConfig`: ``task="digits", target="mpic", trials=48``.
 
     Returns:
@@ -70,32 +82,44 @@ def search(options: RunOptions | None = None, **settings: Any) -> StudyRecord:
         InputError: anything that the user can mend; nothing has been trained then.
         WorkError: trial after trial failed.
     """
-    options = options or RunOptions()
-    _check_runner(options)
+    options = RunOptions(runner, address, tracking_uri)
     environment.prepare()
     config = resolve(StudyConfig.parse(settings))
-    home = Home.of(options.home)
-    folder = home.new(config.name)
+    place = Home.of(home)
+    folder = place.new(config.name)
     _say(f"preparing task '{config.task}' for target '{config.target}'")
     prepared = prepare(config)
     for line in prepared.network.unquantized:
         _say(f"left in float: {line}")
-    home.make(folder)
+    place.make(folder)
     folder.config_file.write_text(config.to_toml())
     with Journal(folder.journal) as journal:
         created = datetime.now(UTC).isoformat()
         journal.append("study", name=config.name, created=created, **prepared.header())
         study = Study(prepared.problem, make_strategy(config.strategy, prepared.problem, seed=config.seed), journal)
-        return _Run(home, folder, prepared, study, options, config.trials).go()
+        return _Run(place, folder, prepared, study, options, config.trials).go()
 
 
-def resume(name: str | None = None, options: RunOptions | None = None, trials: int | None = None) -> StudyRecord:
+def resume(
+    name: str | None = None,
+    *,
+    trials: int | None = None,
+    home: str | Path | None = None,
+    runner: str = "ray",
+    address: str | None = None,
+    tracking_uri: str | None = None,
+    concurrency: int | None = None,
+) -> StudyRecord:
     """Go on with a study after a crash, an interrupt, or for more trials.
 
     Args:
         name: of the study; the newest when absent.
-        options: where and how it runs.
         trials: a new total.
+        home: as for :func:`search`, like all that follow.
+        runner: ``ray`` or ``serial``.
+        address: of a Ray cluster.
+        tracking_uri: of an MLflow server.
+        concurrency: trials at a time.
 
     Returns:
         The finished study; at once, when it was finished before and ``trials`` asks for no more.
@@ -104,11 +128,10 @@ def resume(name: str | None = None, options: RunOptions | None = None, trials: i
         InputError: there is no such study, its journal is broken, or its model has changed.
         WorkError: trial after trial failed.
     """
-    options = options or RunOptions()
-    _check_runner(options)
+    options = RunOptions(runner, address, tracking_uri, concurrency)
     environment.prepare()
-    home = Home.of(options.home)
-    folder = home.existing(name)
+    place = Home.of(home)
+    folder = place.existing(name)
     record = StudyRecord.read(folder)
     total = record.total if trials is None else trials
     if total < len(record.finished):
@@ -116,7 +139,7 @@ def resume(name: str | None = None, options: RunOptions | None = None, trials: i
             f"study '{folder.name}' has {len(record.finished)} trials already; --trials {total} would take some away"
         )
     if record.is_finished and total == record.total and record.is_tested:
-        _upload_missing(home, record, options)
+        _upload_missing(place, record, options)
         return record
     config = folder.config()
     prepared = prepare(config, known=read_events(folder.journal)[0])
@@ -125,12 +148,7 @@ def resume(name: str | None = None, options: RunOptions | None = None, trials: i
             journal.append("total", trials=total)
         strategy = make_strategy(config.strategy, prepared.problem, seed=config.seed)
         study = Study.resume(prepared.problem, strategy, journal)
-        return _Run(home, folder, prepared, study, options, total).go()
-
-
-def _check_runner(options: RunOptions) -> None:
-    if options.runner not in RUNNERS:
-        raise InputError(f"runner is '{options.runner}'; expected {' or '.join(RUNNERS)}")
+        return _Run(place, folder, prepared, study, options, total).go()
 
 
 def _upload_missing(home: Home, record: StudyRecord, options: RunOptions) -> None:

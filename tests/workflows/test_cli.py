@@ -152,7 +152,7 @@ def test_plot(
         (["--bugdet", "latency_ms<=1"], "No such option: --bugdet"),
         (["--runner", "thread"], "runner is 'thread'; expected ray or serial"),
         (["--worst-quality", "nan"], "objective 'accuracy' has reference nan"),
-        (["--concurrency", "0"], "--concurrency is '0'; expected a whole number of at least 1"),
+        (["--concurrency", "0"], "--concurrency is '0': input should be greater than or equal to 1"),
         (["nowhere.toml"], "cannot read the study file nowhere.toml: No such file or directory"),
     ],
 )
@@ -246,6 +246,23 @@ def test_fewer_trials_than_there_are(fails: Fails, home: Path) -> None:
 def test_an_unreachable_cluster(fails: Fails, toy: str, tmp_path: Path) -> None:
     sentence = fails("search", "--task", toy, "--recipe", "ptq", "--address", "ray://127.0.0.1:9", "--home", tmp_path)
     assert "cannot reach a Ray cluster at 'ray://127.0.0.1:9'" in sentence
+
+
+def test_a_study_file_and_flags_over_it(
+    command: Command, toy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "study.toml"
+    file.write_text(f'task = "{toy}"\nrecipe = "ptq"\nstrategy = "sobol"\ntrials = 9\nconcurrency = 1\n')
+    arguments = ["--trials", 2, "--name", "filed", "--runner", "serial", "--json", "--home", tmp_path]
+    assert command("search", file, *arguments) == 0
+    assert json.loads(capsys.readouterr().out)["study"] == "filed"
+    assert len(read_trials(tmp_path / "studies" / "filed" / "journal.jsonl")) == 2
+
+
+def test_resume_takes_whole_numbers(fails: Fails, finished_home: Path) -> None:
+    for flag in ("--trials", "--concurrency"):
+        sentence = fails("resume", "toy", flag, "two", "--home", finished_home)
+        assert sentence == f"{flag} is 'two'; expected a whole number of at least 1"
 
 
 def test_no_command_shows_the_help(command: Command, capsys: pytest.CaptureFixture[str]) -> None:

@@ -77,9 +77,7 @@ def sshd(tmp_path_factory: pytest.TempPathFactory, login_home: Path) -> Iterator
 
 
 @pytest.fixture(scope="module")
-def cluster_file(
-    tmp_path_factory: pytest.TempPathFactory, sshd: tuple[int, Path], login_home: Path
-) -> Iterator[Path]:
+def cluster_file(tmp_path_factory: pytest.TempPathFactory, sshd: tuple[int, Path], login_home: Path) -> Iterator[Path]:
     """The file that is shipped, with our key, our ports and our folder; what it started is ended by process id."""
     port, key = sshd
     folder = tmp_path_factory.mktemp("cluster")
@@ -119,7 +117,9 @@ def ray_command(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]
     # the autoscaler keeps its state and control sockets under HOME and TMPDIR: a place of their own
     environment = {**os.environ, "HOME": str(home), "TERM": "dumb"}
     command = [str(Path(sys.executable).parent / "ray"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=900, stdin=subprocess.DEVNULL)
+    return subprocess.run(
+        command, capture_output=True, text=True, env=environment, timeout=900, stdin=subprocess.DEVNULL
+    )
 
 
 def test_a_study_by_ray_submit(cluster_file: Path, login_home: Path, toy: str) -> None:
@@ -128,9 +128,7 @@ def test_a_study_by_ray_submit(cluster_file: Path, login_home: Path, toy: str) -
     home = login_home / "studies-here"
     arguments = ["--task", toy, "--trials", "4", "--recipe", "ptq", "--name", "submitted", "--home", str(home)]
     script = str(ROOT / "workflows" / "search.py")
-    submit = ray_command(
-        "submit", "--no-config-cache", str(cluster_file), script, "--", *arguments, home=login_home
-    )
+    submit = ray_command("submit", "--no-config-cache", str(cluster_file), script, "--", *arguments, home=login_home)
     assert submit.returncode == 0, submit.stdout + submit.stderr
     assert "submitted" in submit.stdout
     pareto = subprocess.run(

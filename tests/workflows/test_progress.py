@@ -42,7 +42,9 @@ def run(terminal: bool) -> str:
 def test_one_line_per_trial_where_there_is_no_terminal() -> None:
     lines = run(terminal=False).splitlines()
     assert len(lines) == 3
-    assert lines[0].startswith("[1/3] trial   0  accuracy 90.00 %  latency_s 16.000 s  W8.0/A8.0  highest  hypervolume 0")
+    assert lines[0].startswith(
+        "[1/3] trial   0  accuracy 90.00 %  latency_s 16.000 s  W8.0/A8.0  highest  hypervolume 0"
+    )
     assert lines[1].startswith("[2/3] trial   1  failed: boom")
 
 

@@ -225,10 +225,10 @@ def test_only_one_driver_per_study(command: Command, fails: Fails, home: Path) -
 
 def test_search_as_a_function(toy: str, tmp_path: Path) -> None:
     import mobo_mpq as mm
-    from mobo_mpq.workflows.search import RunOptions
 
-    options = RunOptions(home=tmp_path, runner="serial")
-    record = mm.search(options, task=toy, target="mpic", trials=3, recipe="ptq", strategy="sobol", name="f")
+    record = mm.search(
+        task=toy, target="mpic", trials=3, recipe="ptq", strategy="sobol", name="f", home=tmp_path, runner="serial"
+    )
     assert len(record.trials) == 3
     assert record.hypervolume() >= 0
     assert json.loads(record.folder.journal.read_text().splitlines()[0])["task"] == toy
