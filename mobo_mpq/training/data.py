@@ -78,7 +78,8 @@ def to_device(value: Any, device: torch.device) -> Any:
     if isinstance(value, Mapping):
         return {key: to_device(item, device) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
-        return type(value)(to_device(item, device) for item in value)
+        items = [to_device(item, device) for item in value]
+        return tuple(items) if isinstance(value, tuple) else items
     return value
 
 
@@ -86,15 +87,6 @@ def device_of(model: nn.Module) -> torch.device:
     """Where the model's first parameter or buffer lies; the CPU when it has none."""
     tensors = itertools.chain(model.parameters(), model.buffers())
     return next((tensor.device for tensor in tensors), torch.device("cpu"))
-
-
-def sample_count(inputs: Inputs) -> int:
-    """Size of the batch axis."""
-    if isinstance(inputs, Tensor):
-        return int(inputs.shape[0])
-    values = inputs.values() if isinstance(inputs, Mapping) else inputs
-    tensor = next((value for value in values if isinstance(value, Tensor) and value.ndim), None)
-    return 1 if tensor is None else int(tensor.shape[0])
 
 
 @dataclass(frozen=True, eq=False)

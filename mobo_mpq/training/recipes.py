@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from mobo_mpq.errors import InputError, UnknownName
@@ -168,11 +168,8 @@ def qat(recipe: Recipe, context: TrainingContext, network: QuantizedNetwork, see
 
 
 def _settings(recipe: Recipe) -> Settings:
-    known = {field.name for field in fields(Settings)}
     values: dict[str, float] = {}
     for name, value in recipe.options.items():
-        if name not in known:
-            continue
         try:
             values[name] = float(value)
         except (TypeError, ValueError):

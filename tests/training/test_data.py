@@ -1,7 +1,7 @@
 from collections.abc import Iterator
 from itertools import islice
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -53,6 +53,8 @@ def test_devices() -> None:
     meta = torch.device("meta")
     moved = data.to_device({"a": [torch.ones(1), (torch.ones(2), 3)]}, meta)
     assert moved["a"][0].device == meta and moved["a"][1][0].device == meta and moved["a"][1][1] == 3
+    pair = NamedTuple("pair", [("x", Any), ("y", Any)])(torch.ones(1), 1)
+    assert data.to_device(pair, meta)[0].device == meta
     assert data.device_of(nn.Linear(1, 1, device="meta")) == meta
     assert data.device_of(nn.Identity()) == torch.device("cpu")
 
