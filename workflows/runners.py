@@ -53,6 +53,7 @@ def run_ray(
 
         cores = int(ray.cluster_resources().get("CPU", 1))
         at_once = concurrency or max(1, cores)
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(at_once)  # all workers start together, not one by one
         mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
 
         def finished(trial: Trial) -> None:

@@ -2,36 +2,52 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
-import torch
 from ray import tune
 
-from mobo_mpq.policy import Policy
-from mobo_mpq.trial import Recipe
-from mobo_mpq.workflows.evaluation import Evaluator, Work
+if TYPE_CHECKING:
+    from mobo_mpq.workflows.evaluation import Evaluator, Work
 
 
 class PolicyTrainable(tune.Trainable):
     """Evaluates one policy per trial; Tune reuses the actor, so network and data are loaded once.
 
     A class with ``reuse_actors`` costs a tenth of the overhead of a function trainable.
+
+    Torch, network and data are loaded by the first trial, not by the actor's start: as long as an actor starts, Tune
+    hands its trial to any other one that gets free, and ends the one that starts. If starting took longer than a
+    trial, a search would never get a second worker.
     """
 
     def setup(self, config: dict[str, Any], work: Work, mailbox: Any) -> None:
-        """Load network and data once per actor."""
-        torch.set_num_threads(1)  # several actors with several threads each would be slower than one after another
-        self.evaluator, self.mailbox = Evaluator(work), mailbox
-        self.assignment = config
+        """Take the first policy."""
+        self.work, self.mailbox, self.assignment = work, mailbox, config
+        self._evaluator: Evaluator | None = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next policy; nothing else depends on the configuration."""
         self.assignment = new_config
         return True
 
+    @property
+    def evaluator(self) -> Evaluator:
+        """Network and data, loaded once per actor."""
+        if self._evaluator is None:
+            import torch
+
+            from mobo_mpq.workflows.evaluation import Evaluator
+
+            torch.set_num_threads(1)  # several actors with several threads each are slower than one after another
+            self._evaluator = Evaluator(self.work)
+        return self._evaluator
+
     def step(self) -> dict[str, Any]:
         """Evaluate the policy; the network travels by the mailbox, since Tune writes results to disk."""
+        from mobo_mpq.policy import Policy
+        from mobo_mpq.trial import Recipe
+
         bits, recipe = self.assignment["policy"], self.assignment["recipe"]
         outcome = self.evaluator.run(
             Policy.of(dict(bits)), seed=self.assignment["seed"], recipe=Recipe(**recipe) if recipe else None
