@@ -49,12 +49,12 @@ class StudyConfig(BaseModel):
         trials: evaluations in all.
         concurrency: trials at a time; the number of cores when absent.
         seed: of everything random.
-        weight_bits: choices for the weights.
+        weight_bits: choices for the weights; when not given, those of the default that the target supports.
         activation_bits: choices for the inputs.
         pin: ``LAYER=W/A``.
         tie: ``LAYER,LAYER,...``: the same bits for all of them.
         budget: ``latency_ms<=X`` and the like.
-        worst_quality: reference of the quality; see DESIGN of the reference point in the docs when absent.
+        worst_quality: reference of the quality; 10 points below the float model, or 1.2 times its value, when absent.
         gpus_per_trial: share of a GPU that each trial reserves.
         checkpoint_megabytes: cap on the checkpoints kept for the front.
     """
@@ -134,7 +134,15 @@ class StudyConfig(BaseModel):
     @property
     def budgets(self) -> dict[str, float]:
         """Name of a cost -> largest value, in SI units."""
-        budgets = {}
+        return {name: limit for name, limit, _, _ in self._budgets()}
+
+    def as_written(self, name: str) -> tuple[str, float]:
+        """The name that the user gave a budget, and the factor from its unit to SI."""
+        return next((written, factor) for cost, _, written, factor in self._budgets() if cost == name)
+
+    def _budgets(self) -> list[tuple[str, float, str, float]]:
+        """Cost, limit in SI units, name as written, and the factor between."""
+        budgets = []
         for text in self.budget:
             match = re.fullmatch(r"\s*(\w+)\s*<=\s*(\S+)\s*", text)
             name, factor = _SCALES.get(match[1].lower(), ("", 0.0)) if match else ("", 0.0)
@@ -147,7 +155,8 @@ class StudyConfig(BaseModel):
                     f"budget '{text}' is not understood; expected NAME<=NUMBER with a number above 0 and a name among "
                     f"{', '.join(_SCALES)}"
                 )
-            budgets[name] = limit
+            assert match is not None, "a limit was found"
+            budgets.append((name, limit, match[1], factor))
         return budgets
 
     @classmethod

@@ -66,7 +66,7 @@ class InfeasibleBudget(InputError):
             f"budget '{budget}' of {asked:.6g} is impossible: the cheapest legal policy{within} costs {cheapest:.6g}; "
             f"raise the budget to at least that, or allow fewer bits"
         )
-        self.budget, self.cheapest, self.asked = budget, cheapest, asked
+        self.budget, self.cheapest, self.asked, self.beside = budget, cheapest, asked, tuple(beside)
 
 
 class TaskError(InputError):

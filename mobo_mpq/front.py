@@ -36,6 +36,16 @@ def pareto_trials(infos: Sequence[ObjectiveInfo], trials: Sequence[Trial]) -> li
     return [candidates[i] for i in sorted(kept, key=lambda i: (*(-points[i]), candidates[i].number))]
 
 
+def hypervolume_share(infos: Sequence[ObjectiveInfo], trials: Sequence[Trial], ideal_quality: float) -> float:
+    """The hypervolume as a share of the box from the reference to a network of ``ideal_quality`` that costs nothing.
+
+    For people: 0 when nothing is better than the reference; even the best devices stay far below 1.
+    """
+    ideal = np.array([infos[0].sign * ideal_quality, *np.zeros(len(infos) - 1)])
+    box = float(np.prod(ideal - reference(infos)))
+    return trials_hypervolume(infos, trials) / box if box > 0 else 0.0
+
+
 def trials_hypervolume(infos: Sequence[ObjectiveInfo], trials: Sequence[Trial]) -> float:
     """Volume above the reference that the complete trials dominate, in the product of the objectives' units."""
     return hypervolume(maximised(infos, complete(trials)), reference(infos))

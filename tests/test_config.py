@@ -31,10 +31,13 @@ def test_the_default_preset_is_the_default() -> None:
 
 
 def test_what_flags_mean() -> None:
-    config = StudyConfig.parse({"pin": ["net.conv=8/4"], "tie": ["a,b,c"], "budget": ["latency_ms <= 2.5", "size_kib<=4"]})
+    config = StudyConfig.parse(
+        {"pin": ["net.conv=8/4"], "tie": ["a,b,c"], "budget": ["latency_ms <= 2.5", "size_kib<=4"]}
+    )
     assert config.pins == {"net.conv": (8, 4)}
     assert config.ties == [("a", "b", "c")]
     assert config.budgets == {"latency_s": 2.5e-3, "size_bytes": 4096.0}
+    assert config.as_written("latency_s") == ("latency_ms", 1e-3)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mobo_mpq.front import complete, maximised, pareto_trials, reference, trials_hypervolume
+from mobo_mpq.front import complete, hypervolume_share, maximised, pareto_trials, reference, trials_hypervolume
 from mobo_mpq.objective import Measurement, ObjectiveInfo
 from mobo_mpq.trial import Trial, TrialState
 
@@ -32,6 +32,13 @@ def test_the_best_quality_comes_first() -> None:
 
 def test_hypervolume_counts_what_exceeds_the_reference() -> None:
     assert trials_hypervolume(INFOS, TRIALS) == pytest.approx(0.4 * 2 + 0.2 * 4)
+
+
+def test_the_share_of_a_front_that_costs_nothing_is_one() -> None:
+    free = trial(0, 1.0, 0.0)
+    assert hypervolume_share(INFOS, [free], ideal_quality=1.0) == pytest.approx(1.0)
+    assert hypervolume_share(INFOS, [], ideal_quality=1.0) == 0.0
+    assert hypervolume_share(INFOS, [free], ideal_quality=0.4) == 0.0  # nothing is of interest: no box
 
 
 def test_unfinished_trials_count_for_nothing() -> None:

@@ -25,7 +25,9 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
-    code = "import sys, mobo_mpq; print([m for m in ('torch', 'numpy', 'ray', 'mlflow', 'botorch') if m in sys.modules])"
+    code = (
+        "import sys, mobo_mpq; print([m for m in ('torch', 'numpy', 'ray', 'mlflow', 'botorch') if m in sys.modules])"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 

@@ -55,9 +55,7 @@ def test_the_wheel_works_away_from_the_checkout(wheel: Path, tmp_path: Path) -> 
         "assert mm.load_target('mpic').latency.name == 'latency_s'\n"
         "sys.exit(cli.main(['targets', '--json']))"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], cwd=tmp_path, capture_output=True, text=True
-    )
+    result = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert '"mpic"' in result.stdout
 

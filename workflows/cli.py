@@ -26,6 +26,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # it would take [default] for markup
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -62,6 +63,7 @@ def search(
     tie: Annotated[list[str] | None, typer.Option(metavar="LAYER,LAYER", help="Layers with the same bits.")] = None,
     budget: Annotated[list[str] | None, typer.Option(metavar="latency_ms<=X", help="A hard limit on a cost.")] = None,
     worst_quality: Annotated[str | None, typer.Option(metavar="X", help="The worst quality still of interest.")] = None,
+    gpus_per_trial: Annotated[str | None, typer.Option(metavar="X", help="Share of a GPU per trial. [0]")] = None,
     address: AddressOption = None,
     tracking_uri: TrackingOption = None,
     runner: RunnerOption = "ray",
@@ -77,7 +79,7 @@ def search(
     flags = dict(task=task, target=target, objectives=objectives, recipe=recipe, epochs=epochs, strategy=strategy)
     flags |= dict(trials=trials, seed=seed, name=name, weight_bits=weight_bits, activation_bits=activation_bits)
     flags |= dict(pin=pin or None, tie=tie or None, budget=budget or None)
-    flags |= dict(worst_quality=worst_quality, concurrency=concurrency)
+    flags |= dict(worst_quality=worst_quality, concurrency=concurrency, gpus_per_trial=gpus_per_trial)
     values = StudyConfig.read(study) if study else {}
     StudyConfig.parse(values, source=str(study or ""))
     values |= {key: value for key, value in flags.items() if value is not None}
@@ -276,8 +278,8 @@ def _print_record(record: Any, as_json: bool, home: Path | None) -> None:
     _print_table(record, as_json)
     flag = f" --home {home}" if home else ""
     stderr.print(
-        f"next: 'mobo-mpq export --study {record.name} --trial best{flag}' writes the fastest policy that loses at "
-        f"most a point; 'mobo-mpq ui {record.name}{flag}' browses them all",
+        f"next: 'mobo-mpq export --study {record.name} --trial best{flag}' writes the fastest policy that loses "
+        f"almost nothing; 'mobo-mpq ui {record.name}{flag}' browses them all",
         markup=False,
         soft_wrap=True,
     )

@@ -76,4 +76,4 @@ def _bits(pairs: list[list[int]]) -> str:
 
 def _shown(prepared: Prepared, costs: dict[str, float]) -> dict[str, str]:
     infos = {info.name: info for info in prepared.problem.infos}
-    return {name: show(infos[name], value) for name, value in costs.items()}
+    return {name.rsplit("_", 1)[0]: show(infos[name], value) for name, value in costs.items()}

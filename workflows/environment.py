@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
 _DEFAULTS = {
     # Nobody's use is reported anywhere, unless they say so.
@@ -21,8 +23,19 @@ _DEFAULTS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
+_TOKEN = Path("~/.ray/auth_token").expanduser()
 
-def prepare() -> None:
-    """Set what the user has not set. Call it before Ray or MLflow is imported."""
+
+def prepare(address: str | None = None) -> None:
+    """Set what the user has not set. Call it before Ray or MLflow is imported.
+
+    Args:
+        address: of a Ray cluster, when it is another one than this process starts.
+    """
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
+    joins = (address or os.environ.get("RAY_ADDRESS", "local")) != "local"
+    if joins and _TOKEN.exists() and "ray" not in sys.modules:
+        # Ray turns tokens on by itself for a cluster that it starts, but not for one that it joins; once Ray is
+        # imported it is too late to say so.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")

@@ -36,7 +36,7 @@ class Work:
         train: the training data, when it is tensors; else the worker takes the task's own loader.
         val: likewise for validation.
         seed: of the study.
-        gpu: whether trials run on a GPU.
+        gpus: share of a GPU that each trial reserves; 0 runs on the CPU.
     """
 
     task: str
@@ -45,7 +45,7 @@ class Work:
     train: SharedLoader | None
     val: SharedLoader | None
     seed: int
-    gpu: bool = False
+    gpus: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Evaluator:
     def __init__(self, work: Work, task: LoadedTask | None = None) -> None:
         self.work = work
         self.task = task or load_task(work.task)
-        self.device = torch.device("cuda" if work.gpu else "cpu")
+        self.device = torch.device("cuda" if work.gpus else "cpu")
         network = Network.from_program(load_program(work.program)).to(self.device)
         self.train: Iterable[Any] = rebuild(work.train) if work.train else self.task.train
         self.val: Iterable[Any] = rebuild(work.val) if work.val else self.task.val

@@ -40,8 +40,8 @@ class StudyFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether a study was begun here; a crash before its first line leaves nothing to resume."""
-        return self.journal.exists() and b"\n" in self.journal.read_bytes()
+        """Whether a study was begun here; a failure before its first trial leaves nothing to resume."""
+        return self.journal.exists() and b'"event":"trial"' in self.journal.read_bytes()
 
     def config(self) -> StudyConfig:
         """The resolved study file, read back."""
@@ -124,6 +124,7 @@ class Home:
         """
         try:
             folder.checkpoints.mkdir(parents=True, exist_ok=True)
+            folder.journal.unlink(missing_ok=True)  # of a search that ended before its first trial
         except OSError as error:
             raise self._not_writable(error.strerror or str(error)) from None
 

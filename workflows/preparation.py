@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mobo_mpq import __version__
 from mobo_mpq.config import StudyConfig
-from mobo_mpq.errors import InputError, PolicyError
+from mobo_mpq.errors import InfeasibleBudget, InputError, PolicyError
 from mobo_mpq.graph import Network, capture, model_digest, save_program
 from mobo_mpq.hardware import HardwareTarget
 from mobo_mpq.journal import SCHEMA, measurement_to_list
@@ -19,6 +20,7 @@ from mobo_mpq.objectives.quality import quality_info
 from mobo_mpq.objectives.tasks import LoadedTask, load_task
 from mobo_mpq.policy import LayerBits
 from mobo_mpq.problem import Problem
+from mobo_mpq.quant.functional import check_bits
 from mobo_mpq.space import SearchSpace
 from mobo_mpq.strategies.registry import describe
 from mobo_mpq.training.data import share
@@ -84,11 +86,22 @@ def resolve(config: StudyConfig) -> StudyConfig:
     target = config.target
     if target.endswith(".toml"):
         target = str(Path(target).expanduser().resolve())
-    task = load_task(config.task)
-    name = config.name or f"{task.name}-{load_target(target).name}"
+    task, device = load_task(config.task), load_target(target)
+    name = config.name or f"{task.name}-{device.name}"
     # A task's full address finds it from any folder; a built-in one keeps its short name.
     address = config.task if config.task == task.name else task.address
-    return StudyConfig.parse({**config.model_dump(by_alias=True), "name": name, "task": address, "target": target})
+    resolved = {**config.model_dump(by_alias=True), "name": name, "task": address, "target": target}
+    return StudyConfig.parse(resolved | _default_bits(config, device))
+
+
+def _default_bits(config: StudyConfig, target: HardwareTarget) -> dict[str, tuple[int, ...]]:
+    """Where the user names no bits: those of the default that the target supports, or else all that it does."""
+    bits = {}
+    for column, field in enumerate(("weight_bits", "activation_bits")):
+        if field not in config.model_fields_set:
+            supported = {pair[column] for pairs in target.bit_pairs.values() for pair in pairs}
+            bits[field] = tuple(sorted(supported & set(getattr(config, field)) or supported))
+    return bits
 
 
 def prepare(config: StudyConfig, known: dict[str, Any] | None = None) -> Prepared:
@@ -109,6 +122,8 @@ def prepare(config: StudyConfig, known: dict[str, Any] | None = None) -> Prepare
             f"the model of task '{config.task}' has other weights than when study '{config.name}' began; "
             "bring the old ones back, or begin a new study with another --name"
         )
+    for bits in sorted({*config.weight_bits, *config.activation_bits, *itertools.chain(*config.pins.values())}):
+        check_bits(bits)  # a target may price what no quantizer makes
     program = capture(model, task.example)
     network = Network.from_program(program)
     space = SearchSpace.from_layers(
@@ -128,7 +143,7 @@ def prepare(config: StudyConfig, known: dict[str, Any] | None = None) -> Prepare
         train=share(task.train),
         val=share(task.val),
         seed=config.seed,
-        gpu=config.gpus_per_trial > 0,
+        gpus=config.gpus_per_trial,
     )
     return Prepared(config, task, target, network, problem, work, digest, baseline)
 
@@ -157,16 +172,13 @@ def _problem(
 
     budgets = config.budgets
     extra = [_COST_WORDS[name] for name in budgets if _COST_WORDS[name] not in config.objectives]
-    return Problem(
-        layers=network.layers,
-        space=space,
-        objectives=(
-            quality_info(task, float_value, config.worst_quality),
-            *(cost(word) for word in config.objectives),
-        ),
-        budgets=budgets,
-        constraints=tuple(cost(word) for word in extra),
-    )
+    quality = quality_info(task, float_value, config.worst_quality)
+    objectives = (quality, *(cost(word) for word in config.objectives))
+    try:
+        return Problem(network.layers, space, objectives, budgets, tuple(cost(word) for word in extra))
+    except InfeasibleBudget as error:  # answer in the unit of the question
+        written, factor = config.as_written(error.budget)
+        raise InfeasibleBudget(written, error.cheapest / factor, error.asked / factor, error.beside) from None
 
 
 def _baseline(

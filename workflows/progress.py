@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from mobo_mpq.front import hypervolume_share
 from mobo_mpq.study import Study
 from mobo_mpq.trial import Trial
 from mobo_mpq.workflows.reporting import show, trial_line
@@ -20,10 +21,11 @@ class Reporter:
         console: where; its being a terminal decides between bar and lines.
         study: gives hypervolume and front.
         total: trials in all.
+        float_quality: of the unquantized model: the hypervolume is shown as a share of what it would dominate for free.
     """
 
-    def __init__(self, console: Console, study: Study, total: int) -> None:
-        self.console, self.study, self.total = console, study, total
+    def __init__(self, console: Console, study: Study, total: int, float_quality: float) -> None:
+        self.console, self.study, self.total, self.float_quality = console, study, total, float_quality
         self._bar: Progress | None = None
 
     @contextlib.contextmanager
@@ -57,7 +59,7 @@ class Reporter:
                 self._bar.console.print(trial_line(self.study.problem.infos, trial))
             return
         line = trial_line(self.study.problem.infos, trial)
-        self.say(f"[{self.study.evaluated}/{self.total}] {line}  hypervolume {self.study.hypervolume():.4g}")
+        self.say(f"[{self.study.evaluated}/{self.total}] {line}  {self._volume()}")
 
     def say(self, sentence: str) -> None:
         """One line, above the bar if there is one."""
@@ -74,4 +76,8 @@ class Reporter:
         shown = ", ".join(
             " at ".join(show(info, trial.values[info.name].value) for info in infos[:2]) for trial in ends
         )
-        return f"hypervolume {self.study.hypervolume():.4g}; {shown}"
+        return f"{self._volume()}; {shown}"
+
+    def _volume(self) -> str:
+        share = hypervolume_share(self.study.problem.infos, self.study.finished, self.float_quality)
+        return f"hypervolume {100 * share:.2f} %"

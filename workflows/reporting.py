@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from mobo_mpq.front import hypervolume_share, maximised, reference
 from mobo_mpq.objective import Measurement, ObjectiveInfo
 from mobo_mpq.policy import Policy
 from mobo_mpq.trial import Trial
@@ -26,7 +28,10 @@ _DISPLAY = {  # SI unit -> (factor, decimals, unit) by size, the largest that le
     "bit-op": ((1e9, "GBOP"), (1e6, "MBOP"), (1e3, "kBOP"), (1.0, "BOP")),
 }
 
-stdout = Console(highlight=False, soft_wrap=False)
+_PIPE_WIDTH = 140
+"""Columns of tables that go to a file or a pipe, which have no width of their own."""
+
+stdout = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 stderr = Console(stderr=True, highlight=False)
 
 
@@ -140,7 +145,7 @@ def pareto_table(record: StudyRecord) -> Table:
         table.add_column("gain", justify="right")
     table.add_column("mean W/A", justify="right")
     table.add_column("bits of each layer")
-    for trial in record.pareto():
+    for trial in _of_interest(record):
         assert trial.policy is not None, "a complete trial has a policy"
         row = [str(trial.number), show_measured(quality, trial.values[quality.name])]
         if record.float_tested:
@@ -151,6 +156,12 @@ def pareto_table(record: StudyRecord) -> Table:
         row += ["{:.1f}/{:.1f}".format(*mean_bits(trial.policy)), compact(trial.policy)]
         table.add_row(*row)
     return table
+
+
+def _of_interest(record: StudyRecord) -> list[Trial]:
+    """Members of the front that are no worse than the reference in any objective."""
+    corner = reference(record.infos)
+    return [trial for trial in record.pareto() if (maximised(record.infos, [trial]) >= corner).all()]
 
 
 def _title(record: StudyRecord) -> str:
@@ -165,7 +176,14 @@ def _caption(record: StudyRecord) -> str:
     lines = [f"float model: {quality.name} {show_measured(quality, record.float_values[quality.name])} (val)"]
     if record.float_tested:
         lines[0] += f", {show_measured(quality, record.float_tested[quality.name])} (test)"
-    lines.append(f"gain: over the highest bits everywhere; hypervolume {record.hypervolume():.4g}")
+    share = hypervolume_share(record.infos, record.finished, record.float_values[quality.name].value)
+    lines.append(
+        f"gain: over the highest bits everywhere; hypervolume {100 * share:.2f} % of the box between the reference "
+        f"({show(quality, quality.reference)}, highest bits) and a float model for free"
+    )
+    hidden = len(record.pareto()) - len(_of_interest(record))
+    if hidden:
+        lines.append(f"{hidden} more Pareto policies are worse than the reference in some objective; --json has them")
     layers = [layer["name"] for layer in record.header["layers"]]
     if len(layers) <= 12:
         lines.append(f"layers: {', '.join(layers)}")
@@ -204,7 +222,13 @@ def rows_table(rows: list[dict[str, Any]], title: str = "") -> Table:
     """A plain table of dictionaries with the same keys."""
     table = Table(title=title or None, title_justify="left")
     for key in rows[0] if rows else []:
-        table.add_column(key.replace("_", " "))
+        table.add_column(key.replace("_", " "), overflow="fold")
     for row in rows:
-        table.add_row(*("-" if value is None else str(value) for value in row.values()))
+        table.add_row(*(_cell(value) for value in row.values()))
     return table
+
+
+def _cell(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "-", True: "yes", False: "no"}[value]
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

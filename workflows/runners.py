@@ -88,7 +88,7 @@ def run_ray(
 
 
 def _resources(work: Work) -> dict[str, float]:
-    return {"CPU": 1, "GPU": 1} if work.gpu else {"CPU": 1}
+    return {"CPU": 1.0, "GPU": work.gpus} if work.gpus else {"CPU": 1.0}
 
 
 @contextlib.contextmanager
@@ -115,7 +115,10 @@ def _ray(address: str | None, concurrency: int | None) -> Iterator[Any]:
             signal.signal(signal.SIGTERM, on_terminate)  # Ray puts in its own, which dies with a stack trace
     except (ConnectionError, ValueError, RuntimeError) as error:
         first = str(error).split("\n", 1)[0]
-        raise InputError(f"cannot reach a Ray cluster at '{where}': {first}; check --address and RAY_ADDRESS") from None
+        raise InputError(
+            f"cannot reach a Ray cluster at '{where}': {first}; check --address and RAY_ADDRESS, and that this user "
+            "has the cluster's token in ~/.ray/auth_token"
+        ) from None
     try:
         yield ray
     finally:

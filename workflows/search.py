@@ -83,7 +83,7 @@ def search(
         WorkError: trial after trial failed.
     """
     options = RunOptions(runner, address, tracking_uri)
-    environment.prepare()
+    environment.prepare(address)
     config = resolve(StudyConfig.parse(settings))
     place = Home.of(home)
     folder = place.new(config.name)
@@ -129,7 +129,7 @@ def resume(
         WorkError: trial after trial failed.
     """
     options = RunOptions(runner, address, tracking_uri, concurrency)
-    environment.prepare()
+    environment.prepare(address)
     place = Home.of(home)
     folder = place.existing(name)
     record = StudyRecord.read(folder)
@@ -178,7 +178,7 @@ class _Run:
         self.home, self.folder, self.prepared, self.study = home, folder, prepared, study
         self.options, self.total = options, total
         self.checkpoints = Checkpoints(folder.checkpoints, prepared.config.checkpoint_megabytes * 1e6)
-        self.reporter = Reporter(stderr, study, total)
+        self.reporter = Reporter(stderr, study, total, prepared.baseline["val"][prepared.task.metric_name].value)
 
     def go(self) -> StudyRecord:
         """Run what is missing, score the front on the test split, bring MLflow up to date."""

@@ -9,6 +9,7 @@ import numpy as np
 from mobo_mpq.errors import InputError, UnknownName
 from mobo_mpq.front import maximised
 from mobo_mpq.objective import Direction
+from mobo_mpq.objectives.quality import PERCENT_FROM
 from mobo_mpq.trial import Trial, TrialState
 from mobo_mpq.workflows.record import StudyRecord
 
@@ -33,9 +34,11 @@ def select(record: StudyRecord, choice: str, max_drop: float = 1.0) -> Selection
         max_drop: in percentage points of a metric that is maximised, in percent of one that is minimised.
 
     Raises:
-        InputError: there is no complete trial, or the number's trial is not complete.
+        InputError: there is no complete trial, the number's trial is not complete, or ``max_drop`` is negative.
         UnknownName: no such choice or trial.
     """
+    if not 0 <= max_drop < float("inf"):
+        raise InputError(f"--max-drop is {max_drop}; expected a number of 0 or more")
     if choice.isdigit():
         return Selection(_by_number(record, int(choice)))
     if choice not in CHOICES:
@@ -56,25 +59,38 @@ def select(record: StudyRecord, choice: str, max_drop: float = 1.0) -> Selection
     return Selection(_least(front, cost))
 
 
-def allowed_quality(record: StudyRecord, max_drop: float) -> float:
+def _allowed(baseline: float, direction: Direction, max_drop: float) -> float:
     """The worst quality within ``max_drop`` of the float baseline."""
-    baseline = record.float_values[record.quality.name].value
-    if record.quality.direction is Direction.MINIMIZE:
-        return baseline * (1 + max_drop / 100)
-    points = 1.0 if abs(baseline) > 1.5 else 0.01  # accuracies come as 0..100 or as 0..1
+    if direction is Direction.MINIMIZE:
+        return baseline + abs(baseline) * max_drop / 100
+    points = 1.0 if abs(baseline) > PERCENT_FROM else 0.01  # accuracies come as 0..100 or as 0..1
     return baseline - max_drop * points
 
 
 def _best(record: StudyRecord, front: list[Trial], max_drop: float) -> Selection:
-    quality, allowed = record.quality, allowed_quality(record, max_drop)
+    quality = record.quality
+    allowed = _allowed(record.float_values[quality.name].value, quality.direction, max_drop)
     good = [t for t in front if quality.sign * t.values[quality.name].value >= quality.sign * allowed]
     if good:
-        return Selection(_least(good, record.infos[1].name))
+        best = _least(good, record.infos[1].name)
+        return Selection(best, _test_note(record, best, max_drop))
     return Selection(
         front[0],
         f"no trial is within {max_drop:g} {'%' if quality.direction is Direction.MINIMIZE else 'points'} of the float "
         f"model's {quality.name}; this is the most accurate one",
     )
+
+
+def _test_note(record: StudyRecord, trial: Trial, max_drop: float) -> str:
+    """A front is chosen on validation data, where it looks better than it is."""
+    quality = record.quality
+    tested = record.tested.get(trial.number, {}).get(quality.name)
+    if tested is None or quality.name not in record.float_tested:
+        return ""
+    allowed = _allowed(record.float_tested[quality.name].value, quality.direction, max_drop)
+    if quality.sign * tested.value >= quality.sign * allowed:
+        return ""
+    return f"on the test split it loses more than --max-drop {max_drop:g}, see 'mobo-mpq pareto {record.name}'"
 
 
 def _knee(record: StudyRecord, front: list[Trial]) -> Trial:

@@ -122,7 +122,8 @@ class MlflowLog:
                     self.client.log_metric(self.runs[str(number)], f"test_{name}", value.value)
         self.client.log_text(parent, json.dumps(pareto_document(record), indent=2), "pareto.json")
         self.client.log_text(parent, pareto_csv(record), "pareto.csv")
-        self._log_plots(parent, record)
+        if record.pareto():
+            self._log_plots(parent, record)
         self.client.set_terminated(parent, "FINISHED" if record.is_finished else "KILLED")
         if record.is_finished:
             self._remember(_CLOSED, parent)

@@ -27,9 +27,14 @@ def serve(name: str | None, home_path: Path | None, tracking_uri: str | None, ho
     home = Home.of(home_path)
     folder = home.existing(name)
     address = tracking_address(home, tracking_uri)
+    from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
-    experiment = MlflowClient(tracking_uri=address).get_experiment_by_name(folder.name)
+    try:
+        experiment = MlflowClient(tracking_uri=address).get_experiment_by_name(folder.name)
+    except MlflowException as error:
+        first = str(error).split("\n", 1)[0][:200]
+        raise InputError(f"MLflow at {address} cannot be reached: {first}; check --tracking-uri") from None
     if experiment is None:
         raise InputError(
             f"MLflow at {address} does not know study '{folder.name}'; 'mobo-mpq resume {folder.name}' uploads it"

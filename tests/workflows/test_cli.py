@@ -15,6 +15,7 @@ import pytest
 
 import mobo_mpq
 from mobo_mpq.journal import read_trials
+from mobo_mpq.workflows.home import Home
 
 Fails = Callable[..., str]
 Command = Callable[..., int]
@@ -145,6 +146,7 @@ def test_plot(
         (["--weight-bits", "2,3"], "target 'mpic' does not support 3 weight bits; it supports 2, 4, 8"),
         (["--activation-bits", "16"], "target 'mpic' does not support 16 activation bits"),
         (["--weight-bits", "two"], "--weight-bits is 'two': input should be a valid integer"),
+        (["--target", "bismo-edge", "--weight-bits", "1,8"], "1 bits are not supported; expected 2 to 8"),
         (["--pin", "0=3/3"], "layer '0' is pinned to 3/3 bits, which target 'mpic' does not support"),
         (["--trials", "0"], "--trials is '0': input should be greater than or equal to 1"),
         (["--trials", "-5"], "--trials is '-5': input should be greater than or equal to 1"),
@@ -165,8 +167,8 @@ def test_search_refuses(arguments: list[str], message: str, fails: Fails, toy: s
 def test_an_impossible_budget_names_the_cheapest_value(fails: Fails, toy: str, tmp_path: Path) -> None:
     sentence = fails("search", "--task", toy, "--budget", "latency_us<=1", "--home", tmp_path / "home")
     cheapest = (8 * 16 * 9 * 2 + 1280) / 6.5 / 250e6
-    assert "budget 'latency_s' of 1e-06 is impossible" in sentence
-    assert f"the cheapest legal policy costs {cheapest:.6g}" in sentence
+    assert "budget 'latency_us' of 1 is impossible" in sentence
+    assert f"the cheapest legal policy costs {1e6 * cheapest:.6g}" in sentence
 
 
 def test_an_energy_objective_on_a_target_without_energy(fails: Fails, toy: str, tmp_path: Path) -> None:
@@ -197,6 +199,8 @@ def test_unknown_studies(verb: str, fails: Fails, finished_home: Path, tmp_path:
         (["--trial", "77"], "unknown trial '77'; known: 0 to 5."),
         (["--format", "onx"], "unknown format 'onx'; known: onnx, policy. Did you mean 'onnx'?"),
         (["--study", "none"], "unknown study 'none'; known: toy."),
+        (["--max-drop", "nan"], "--max-drop is nan; expected a number of 0 or more"),
+        (["--max-drop", "-5"], "--max-drop is -5.0; expected a number of 0 or more"),
     ],
 )
 def test_export_refuses(arguments: list[str], message: str, fails: Fails, finished_home: Path) -> None:
@@ -246,6 +250,23 @@ def test_fewer_trials_than_there_are(fails: Fails, home: Path) -> None:
 def test_an_unreachable_cluster(fails: Fails, toy: str, tmp_path: Path) -> None:
     sentence = fails("search", "--task", toy, "--recipe", "ptq", "--address", "ray://127.0.0.1:9", "--home", tmp_path)
     assert "cannot reach a Ray cluster at 'ray://127.0.0.1:9'" in sentence
+    assert not list(Home(tmp_path).studies()), "the name is still free"
+
+
+def test_the_ui_of_a_server_that_is_away(fails: Fails, finished_home: Path) -> None:
+    sentence = fails("ui", "toy", "--tracking-uri", "http://127.0.0.1:9", "--home", finished_home)
+    assert sentence.startswith("MLflow at http://127.0.0.1:9 cannot be reached")
+
+
+def test_default_bits_are_those_that_the_target_has(
+    command: Command, toy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = Path(mobo_mpq.__file__).parent.parent / "objectives" / "targets" / "bismo-edge.toml"
+    board = tmp_path / "board.toml"
+    board.write_text(source.read_text().replace("[1, 2, 3, 4, 5, 6, 7, 8]", "[5, 6, 8]"))
+    assert command("search", "--task", toy, "--target", board, "--dry-run", "--json") == 0
+    bits = json.loads(capsys.readouterr().out)["layers"][0]["bits"]
+    assert bits == [[8, 8]]
 
 
 def test_a_study_file_and_flags_over_it(

@@ -30,7 +30,7 @@ def make_study() -> Study:
 def run(terminal: bool) -> str:
     out = io.StringIO()
     study = make_study()
-    reporter = Reporter(Console(file=out, force_terminal=terminal, width=200), study, total=3)
+    reporter = Reporter(Console(file=out, force_terminal=terminal, width=200), study, total=3, float_quality=1.0)
     with reporter.running():
         for value in (0.9, None, 0.5):
             (trial,) = study.ask()
@@ -43,7 +43,7 @@ def test_one_line_per_trial_where_there_is_no_terminal() -> None:
     lines = run(terminal=False).splitlines()
     assert len(lines) == 3
     assert lines[0].startswith(
-        "[1/3] trial   0  accuracy 90.00 %  latency_s 16.000 s  W8.0/A8.0  highest  hypervolume 0"
+        "[1/3] trial   0  accuracy 90.00 %  latency_s 16.000 s  W8.0/A8.0  highest  hypervolume 0.00 %"
     )
     assert lines[1].startswith("[2/3] trial   1  failed: boom")
 

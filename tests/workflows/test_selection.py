@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,19 @@ def test_smallest_goes_by_size_where_there_is_one() -> None:
     assert select(front, "smallest").trial.number == 0
     assert select(front, "fastest").trial.number == 1
     assert "no such objective" in select(FRONT, "smallest").note
+
+
+def test_a_best_that_disappoints_on_the_test_split_says_so() -> None:
+    header = {**FRONT.header, "float": {"val": {"accuracy": [0.97, None]}, "test": {"accuracy": [0.97, None]}}}
+    for tested, disappoints in ((0.961, False), (0.955, True)):
+        study = replace(FRONT, header=header, tested={1: {"accuracy": Measurement(tested)}})
+        assert ("on the test split it loses more than --max-drop 1" in select(study, "best").note) is disappoints
+
+
+@pytest.mark.parametrize("drop", [-1.0, float("nan"), float("inf")])
+def test_impossible_drops(drop: float) -> None:
+    with pytest.raises(InputError, match="--max-drop is"):
+        select(FRONT, "best", drop)
 
 
 def test_bad_choices() -> None:
