@@ -1,5 +1,6 @@
-"""Tasks that go wrong in the ways in which users' tasks do."""
+"""Tasks that go wrong in the ways in which users' tasks do, and one that tells on its workers."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -32,6 +33,16 @@ class SometimesRaises(Toy):
     def metric(self, model, loader):
         if quantized(model) and model.policy["5"].weight == 2:
             raise RuntimeError("two bits are too few")
+        return super().metric(model, loader)
+
+
+class TellsWhere(Toy):
+    """Writes down which process measured a quantized network."""
+
+    def metric(self, model, loader):
+        if quantized(model):
+            with open(os.environ["TOY_WORKERS"], "a") as file:
+                file.write(f"{os.getpid()}\n")
         return super().metric(model, loader)
 
 

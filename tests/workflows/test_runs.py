@@ -24,9 +24,16 @@ BAD = f"{Path(__file__).parent.parent / 'data' / 'failing_task.py'}"
 
 
 @pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
+def workers_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where workers of `TellsWhere` leave their process ids."""
+    return tmp_path_factory.mktemp("workers") / "pids"
+
+
+@pytest.fixture(scope="module")
+def local_ray(workers_file: Path) -> Iterator[None]:
     """One Ray for the tests of this file."""
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    environment = {"env_vars": {"TOY_WORKERS": str(workers_file)}}
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=environment)
     yield
     ray.shutdown()
 
@@ -56,16 +63,17 @@ def test_ray_gives_what_a_serial_run_gives(command: Command, toy: str, tmp_path:
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_two_at_a_time(command: Command, toy: str, tmp_path: Path) -> None:
-    common = ["--task", toy, "--strategy", "mobo", "--trials", 12, "--recipe", "ptq", "--home", tmp_path]
+def test_two_at_a_time(command: Command, workers_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    common = ["--task", f"{BAD}:TellsWhere", "--strategy", "mobo", "--trials", 12, "--epochs", 1, "--home", tmp_path]
+    monkeypatch.setenv("TOY_WORKERS", str(tmp_path / "here"))  # where the front is scored on the test split
     assert command("search", *common, "--name", "two", "--concurrency", 2) == 0
     trials = read_trials(journal_of(tmp_path, "two"))
     assert final_numbers(journal_of(tmp_path, "two")) == list(range(12))
     assert all(trial.state is TrialState.COMPLETE for trial in trials)
     assert len({trial.policy for trial in trials}) == 12
-    starts = sorted(trial.started for trial in trials if trial.started)
-    ends = sorted(trial.finished for trial in trials if trial.finished)
-    assert starts[1] < ends[0], "the second trial began before the first had ended"
+    measured = workers_file.read_text().split()
+    assert len(measured) == 12
+    assert len(set(measured)) == 2, "two workers share the trials, and neither is replaced"
 
 
 @pytest.mark.usefixtures("local_ray")
