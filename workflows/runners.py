@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mobo_mpq.errors import InputError
@@ -51,8 +51,7 @@ def run_ray(
         from mobo_mpq.workflows.searcher import StudySearcher
         from mobo_mpq.workflows.trainable import Mailbox, PolicyTrainable
 
-        cores = int(ray.cluster_resources().get("CPU", 1))
-        at_once = concurrency or max(1, cores)
+        at_once = concurrency or _room(ray.cluster_resources(), work)
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(at_once)  # all workers start together, not one by one
         mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
 
@@ -85,6 +84,12 @@ def run_ray(
                 raise searcher.failure
         finally:
             shutil.rmtree(storage, ignore_errors=True)
+
+
+def _room(cluster: Mapping[str, float], work: Work) -> int:
+    """Trials that fit on a cluster at a time."""
+    fits = [cluster.get(kind, 0.0) / share for kind, share in _resources(work).items()]
+    return max(1, int(min(fits)))
 
 
 def _resources(work: Work) -> dict[str, float]:

@@ -219,6 +219,8 @@ class Tracker:
         self._closing = True
         self._wake.set()
         self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            self._say("MLflow is slow, and not up to date yet; 'mobo-mpq resume' uploads what is missing")
 
     def _work(self) -> None:
         while True:

@@ -36,6 +36,13 @@ class SometimesRaises(Toy):
         return super().metric(model, loader)
 
 
+class BadLoss(Toy):
+    """A loss that does not fit the data, found only when something is trained."""
+
+    def loss(self, output, target):
+        return {}["no such key"]
+
+
 class TellsWhere(Toy):
     """Writes down which process measured a quantized network."""
 

@@ -101,6 +101,12 @@ def test_a_hopeless_search_ends_early(runner: str, fails: Fails, tmp_path: Path)
     assert len(final_numbers(journal_of(tmp_path, "bad"))) < 48
 
 
+def test_an_exception_in_a_users_loss_is_a_failed_trial(fails: Fails, tmp_path: Path) -> None:
+    arguments = ["--task", f"{BAD}:BadLoss", "--runner", "serial", "--trials", 2, "--name", "loss", "--home", tmp_path]
+    assert "KeyError: 'no such key'" in fails("search", *arguments, code=1)
+    assert [trial.state for trial in read_trials(journal_of(tmp_path, "loss"))] == [TrialState.FAILED] * 2
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
