@@ -76,7 +76,9 @@ def search(
     from mobo_mpq.workflows.dry_run import show_dry_run
     from mobo_mpq.workflows.search import search as run
 
-    flags = dict(task=task, target=target, objectives=objectives, recipe=recipe, epochs=epochs, strategy=strategy)
+    flags: dict[str, Any] = dict(
+        task=task, target=target, objectives=objectives, recipe=recipe, epochs=epochs, strategy=strategy
+    )
     flags |= dict(trials=trials, seed=seed, name=name, weight_bits=weight_bits, activation_bits=activation_bits)
     flags |= dict(pin=pin or None, tie=tie or None, budget=budget or None)
     flags |= dict(worst_quality=worst_quality, concurrency=concurrency, gpus_per_trial=gpus_per_trial)

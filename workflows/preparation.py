@@ -13,7 +13,7 @@ from mobo_mpq.errors import InfeasibleBudget, InputError, PolicyError
 from mobo_mpq.graph import Network, capture, model_digest, save_program
 from mobo_mpq.hardware import HardwareTarget
 from mobo_mpq.journal import SCHEMA, measurement_to_list
-from mobo_mpq.objective import CostObjective, Measurement
+from mobo_mpq.objective import CostObjective, Measurement, Objective
 from mobo_mpq.objectives.costs import COSTS, cost_model
 from mobo_mpq.objectives.hardware import load_target
 from mobo_mpq.objectives.quality import quality_info
@@ -173,7 +173,7 @@ def _problem(
     budgets = config.budgets
     extra = [_COST_WORDS[name] for name in budgets if _COST_WORDS[name] not in config.objectives]
     quality = quality_info(task, float_value, config.worst_quality)
-    objectives = (quality, *(cost(word) for word in config.objectives))
+    objectives: tuple[Objective, ...] = (quality, *(cost(word) for word in config.objectives))
     try:
         return Problem(network.layers, space, objectives, budgets, tuple(cost(word) for word in extra))
     except InfeasibleBudget as error:  # answer in the unit of the question
