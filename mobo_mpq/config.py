@@ -114,18 +114,20 @@ class StudyConfig(BaseModel):
     @property
     def pins(self) -> dict[str, tuple[int, int]]:
         """Layer -> (weight, activation) bits."""
-        pins = {}
+        pins: dict[str, tuple[int, int]] = {}
         for text in self.pin:
             match = re.fullmatch(r"(.+)=(\d+)/(\d+)", text)
             if match is None:
                 raise InputError(f"pin '{text}' is not understood; expected LAYER=W/A, such as 'conv1=8/8'")
-            pins[match[1]] = (int(match[2]), int(match[3]))
+            bits = (int(match[2]), int(match[3]))
+            if pins.setdefault(match[1], bits) != bits:
+                raise InputError(f"layer '{match[1]}' is pinned to different bits; pin it once")
         return pins
 
     @property
     def ties(self) -> list[tuple[str, ...]]:
         """Groups of layer names."""
-        groups = [tuple(name for name in text.split(",") if name) for text in self.tie]
+        groups = [tuple(name.strip() for name in text.split(",") if name.strip()) for text in self.tie]
         for text, group in zip(self.tie, groups, strict=True):
             if len(group) < 2:
                 raise InputError(f"tie '{text}' names fewer than two layers; expected LAYER,LAYER")
@@ -142,7 +144,7 @@ class StudyConfig(BaseModel):
 
     def _budgets(self) -> list[tuple[str, float, str, float]]:
         """Cost, limit in SI units, name as written, and the factor between."""
-        budgets = []
+        budgets: list[tuple[str, float, str, float]] = []
         for text in self.budget:
             match = re.fullmatch(r"\s*(\w+)\s*<=\s*(\S+)\s*", text)
             name, factor = _SCALES.get(match[1].lower(), ("", 0.0)) if match else ("", 0.0)
@@ -156,6 +158,8 @@ class StudyConfig(BaseModel):
                     f"{', '.join(_SCALES)}"
                 )
             assert match is not None, "a limit was found"
+            if any(name == other for other, *_ in budgets):
+                raise InputError(f"budget '{text}' is one of two on {name}; give the smaller one alone")
             budgets.append((name, limit, match[1], factor))
         return budgets
 
@@ -185,7 +189,7 @@ class StudyConfig(BaseModel):
                 return tomllib.load(file)
         except OSError as error:
             raise InputError(f"cannot read the study file {path}: {error.strerror}") from None
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InputError(f"the study file {path} is not TOML: {error}") from None
 
     def to_toml(self) -> str:

@@ -76,6 +76,10 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def clear(self) -> None:
+        """Forget what is there; for a study that never had a trial."""
+        self._file.truncate(0)
+
     def append(self, event: str, **fields: Any) -> None:
         """Write one line, durably."""
         line = json.dumps({"event": event, **fields}, allow_nan=False, separators=(",", ":"))

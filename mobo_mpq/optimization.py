@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -44,7 +45,7 @@ def optimize(
         InputError: ``trials`` or ``batch`` below 1, an unknown strategy, or an ``evaluate`` that returns no number.
     """
     for name, number in (("trials", trials), ("batch", batch)):
-        if number < 1:
+        if not isinstance(number, int) or number < 1:
             raise InputError(f"{name} is {number}; expected a whole number of at least 1")
     study = Study(problem, make_strategy(strategy, problem, seed=seed))
     with one_thread():
@@ -64,11 +65,13 @@ def _measurement(result: float | tuple[float, float]) -> Measurement:
     try:
         if isinstance(result, tuple):
             value, stderr = result
+            if not 0 <= float(stderr) < math.inf:
+                raise ValueError
             return Measurement(float(value), float(stderr))
         return Measurement(float(result))
     except (TypeError, ValueError):
         raise InputError(
-            f"evaluate returned {result!r}; expected the quality as a number, or (quality, standard error)"
+            f"evaluate returned {result!r}; expected the quality as a number, or (quality, standard error of 0 or more)"
         ) from None
 
 

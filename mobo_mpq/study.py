@@ -169,7 +169,7 @@ class Study:
     @property
     def evaluated(self) -> int:
         """Trials that ended and were not refused for their budget before they began."""
-        return sum(1 for trial in self.finished if trial.state is not TrialState.PRUNED or trial.seconds is not None)
+        return sum(trial.was_evaluated for trial in self.finished)
 
     def pareto(self) -> list[Trial]:
         """Complete trials that no other complete trial beats, best quality first."""

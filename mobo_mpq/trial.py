@@ -86,6 +86,11 @@ class Trial:
     recipe: Recipe | None = None
 
     @property
+    def was_evaluated(self) -> bool:
+        """Whether it ended, and was not refused for its budget before it began."""
+        return self.is_final and (self.state is not TrialState.PRUNED or self.seconds is not None)
+
+    @property
     def proposal(self) -> Proposal:
         """What the strategy asked for; :attr:`policy` is what was really evaluated, where a recipe chose it."""
         return Proposal(self.policy, self.origin, self.recipe)

@@ -32,7 +32,7 @@ def test_the_default_preset_is_the_default() -> None:
 
 def test_what_flags_mean() -> None:
     config = StudyConfig.parse(
-        {"pin": ["net.conv=8/4"], "tie": ["a,b,c"], "budget": ["latency_ms <= 2.5", "size_kib<=4"]}
+        {"pin": ["net.conv=8/4"], "tie": ["a, b,c"], "budget": ["latency_ms <= 2.5", "size_kib<=4"]}
     )
     assert config.pins == {"net.conv": (8, 4)}
     assert config.ties == [("a", "b", "c")]
@@ -59,6 +59,8 @@ def test_what_flags_mean() -> None:
         ({"budget": ["speed<=3"]}, r"budget 'speed<=3' is not understood; expected NAME<=NUMBER"),
         ({"budget": ["latency_ms<=fast"]}, r"budget 'latency_ms<=fast' is not understood"),
         ({"budget": ["latency_ms<=-1"]}, r"budget 'latency_ms<=-1' is not understood"),
+        ({"budget": ["size_bytes<=1", "size_kb<=1000"]}, r"budget 'size_kb<=1000' is one of two on size_bytes"),
+        ({"pin": ["a=8/8", "a=2/2"]}, r"layer 'a' is pinned to different bits"),
         ({"budget": ["latency_ms=3"]}, r"budget 'latency_ms=3' is not understood"),
     ],
 )
@@ -72,6 +74,9 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
         StudyConfig.read(tmp_path / "nowhere.toml")
     broken = tmp_path / "broken.toml"
     broken.write_text("trials = = 3")
+    with pytest.raises(InputError, match=r"broken.toml is not TOML"):
+        StudyConfig.read(broken)
+    broken.write_bytes(b"name = '\xff'")
     with pytest.raises(InputError, match=r"broken.toml is not TOML"):
         StudyConfig.read(broken)
     broken.write_text("trials = 0")

@@ -27,11 +27,14 @@ class Checkpoints:
 
     def save(self, number: int, state: bytes) -> bool:
         """Keep a network, if there is room for it."""
-        used = sum(file.stat().st_size for file in self.folder.glob("*.safetensors"))
+        others = (file for file in self.folder.glob("*.safetensors") if file != self.path(number))
+        used = sum(file.stat().st_size for file in others)
         if used + len(state) > self.cap_bytes:
             return False
         partial = self.path(number).with_suffix(".partial")
-        partial.write_bytes(state)
+        with partial.open("wb") as file:
+            file.write(state)
+            os.fsync(file.fileno())  # or a crash could leave the new name with nothing in it
         os.replace(partial, self.path(number))
         return True
 

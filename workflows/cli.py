@@ -269,7 +269,7 @@ def _root(
 
 
 def _whole(flag: str, text: str | None) -> int | None:
-    if text is not None and (not text.isdigit() or int(text) < 1):
+    if text is not None and (not text.isdecimal() or int(text) < 1):
         raise InputError(f"{flag} is '{text}'; expected a whole number of at least 1")
     return None if text is None else int(text)
 

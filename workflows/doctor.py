@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mobo_mpq import __version__
-from mobo_mpq.workflows.home import Home
+from mobo_mpq.errors import InputError
+from mobo_mpq.workflows.home import Home, check_writable
 
 _PACKAGES = ("torch", "botorch", "optuna", "ray", "mlflow", "onnx", "onnxruntime", "pandas")
 
@@ -66,7 +67,9 @@ def _gpus() -> Finding:
 
 
 def _home(path: Path) -> Finding:
+    try:
+        check_writable(path, path)
+    except InputError as error:
+        return Finding("home", "missing", str(error))
     existing = next(folder for folder in (path, *path.parents) if folder.exists())
-    if not os.access(existing, os.W_OK):
-        return Finding("home", "missing", f"{existing} is not writable; give another folder with --home")
     return Finding("home", "ok", f"{path}, {shutil.disk_usage(existing).free / 1e9:.0f} GB free")

@@ -18,6 +18,7 @@ from mobo_mpq.policy import Policy
 from mobo_mpq.quant.transform import QuantizedNetwork
 from mobo_mpq.seeding import derive
 from mobo_mpq.training.data import SharedLoader, first_inputs, rebuild
+from mobo_mpq.training.isolation import isolated
 from mobo_mpq.training.recipes import TrainingContext, apply_uncalibrated, run_recipe
 from mobo_mpq.trial import Recipe
 
@@ -74,15 +75,18 @@ class Evaluator:
         network = Network.from_program(load_program(work.program)).to(self.device)
         self.train: Iterable[Any] = rebuild(work.train) if work.train else self.task.train
         self.val: Iterable[Any] = rebuild(work.val) if work.val else self.task.val
-        calibration = first_inputs(self.train, CALIBRATION_BATCHES, derive(work.seed, "calibration"))
+        seed = derive(work.seed, "calibration")
+        with isolated(seed):  # a loader may shuffle and augment by global generators
+            calibration = first_inputs(self.train, CALIBRATION_BATCHES, seed)
         self.context = TrainingContext(network, self.train, self.task.loss, calibration)
 
     def run(self, policy: Policy, *, seed: int, recipe: Recipe | None = None) -> Outcome:
         """Quantize, fine-tune, score. Whatever goes wrong, in a user's loss as well as here, is an outcome."""
         start = time.perf_counter()
         try:
-            network = self.build(policy, seed=seed, recipe=recipe)
-            measurement = self.task.measure(network, self.val)
+            with isolated(derive(seed, "evaluation")):
+                network = self.build(policy, seed=seed, recipe=recipe)
+                measurement = self.task.measure(network, self.val)
         except Exception as error:
             first_line = str(error).split("\n", 1)[0]
             return Outcome(None, b"", time.perf_counter() - start, f"{type(error).__name__}: {first_line}")

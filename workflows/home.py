@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mobo_mpq.config import StudyConfig
-from mobo_mpq.errors import InputError, UnknownName
+from mobo_mpq.errors import InputError, JournalError, UnknownName
 from mobo_mpq.journal import read_events
 
 
@@ -40,8 +40,14 @@ class StudyFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether a study was begun here; a failure before its first trial leaves nothing to resume."""
-        return self.journal.exists() and b'"event":"trial"' in self.journal.read_bytes()
+        """Whether a study was begun here; a failure before its first trial leaves nothing to resume.
+
+        A journal that cannot be read counts: nobody may write over it.
+        """
+        try:
+            return self.journal.is_file() and any(event["event"] == "trial" for event in read_events(self.journal))
+        except JournalError:
+            return True
 
     def config(self) -> StudyConfig:
         """The resolved study file, read back."""
@@ -49,11 +55,25 @@ class StudyFolder:
 
     def trial_counts(self) -> tuple[int, int]:
         """Finished trials, and the number asked for."""
-        finished, total = 0, self.config().trials
+        finished, total = 0, 0
         for event in read_events(self.journal):
             finished += event["event"] == "trial" and event.get("state") != "running"
-            total = event["trials"] if event["event"] == "total" else total
+            total = event.get("trials", total) if event["event"] in ("study", "total") else total
         return finished, total
+
+    def refuse_if_begun(self) -> None:
+        """Leave a study alone that is there already.
+
+        Raises:
+            InputError: saying how to go on with it.
+            JournalError: when its journal is broken.
+        """
+        if self.exists:
+            finished, total = self.trial_counts()
+            raise InputError(
+                f"study '{self.name}' exists already, with {finished} of {total} trials; go on with "
+                f"'mobo-mpq resume {self.name}', or choose another --name"
+            )
 
 
 @dataclass(frozen=True)
@@ -105,15 +125,8 @@ class Home:
             InputError: the study exists, or the home is not writable.
         """
         folder = self.study(name)
-        if folder.exists:
-            finished, total = folder.trial_counts()
-            raise InputError(
-                f"study '{name}' exists already, with {finished} of {total} trials; go on with "
-                f"'mobo-mpq resume {name}', or choose another --name"
-            )
-        existing = next(path for path in (folder.path, *folder.path.parents) if path.exists())
-        if not existing.is_dir() or not os.access(existing, os.W_OK):
-            raise self._not_writable("Permission denied" if existing.is_dir() else f"{existing} is not a folder")
+        folder.refuse_if_begun()
+        check_writable(folder.path, self.path)
         return folder
 
     def make(self, folder: StudyFolder) -> None:
@@ -124,9 +137,20 @@ class Home:
         """
         try:
             folder.checkpoints.mkdir(parents=True, exist_ok=True)
-            folder.journal.unlink(missing_ok=True)  # of a search that ended before its first trial
         except OSError as error:
-            raise self._not_writable(error.strerror or str(error)) from None
+            raise _not_writable(self.path, error.strerror or str(error)) from None
 
-    def _not_writable(self, why: str) -> InputError:
-        return InputError(f"cannot write to {self.path}: {why}; give a folder that you may write to with --home")
+
+def check_writable(path: Path, home: Path) -> None:
+    """Whether a folder is, or could be made, where this user may write.
+
+    Raises:
+        InputError: naming the home.
+    """
+    existing = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise _not_writable(home, "Permission denied" if existing.is_dir() else f"{existing} is not a folder")
+
+
+def _not_writable(home: Path, why: str) -> InputError:
+    return InputError(f"cannot write to {home}: {why}; give a folder that you may write to with --home")

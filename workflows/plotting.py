@@ -9,7 +9,7 @@ from mobo_mpq.errors import InputError
 from mobo_mpq.objective import ObjectiveInfo
 from mobo_mpq.trial import Trial, TrialState
 from mobo_mpq.workflows.record import StudyRecord
-from mobo_mpq.workflows.reporting import compact, scale_of, show
+from mobo_mpq.workflows.reporting import compact, is_share, scale_of, show
 
 _FRONT, _OTHERS, _FLOAT = "#0b6e4f", "#b8b8b8", "#c1440e"
 
@@ -38,7 +38,7 @@ def plot(record: StudyRecord, out: Path) -> None:
 
 def _display(info: ObjectiveInfo, values: list[float]) -> tuple[list[float], str]:
     """Values in the unit that suits their largest, and the axis' title."""
-    if info.name == "accuracy":
+    if is_share(info):
         return [100 * value for value in values], "accuracy, %"
     factor, unit = scale_of(info.unit, max(map(abs, values), default=1.0))
     name = info.name.rsplit("_", 1)[0] if info.unit else info.name.replace("_", " ")

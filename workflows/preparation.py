@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from mobo_mpq.quant.functional import check_bits
 from mobo_mpq.space import SearchSpace
 from mobo_mpq.strategies.registry import describe
 from mobo_mpq.training.data import share
-from mobo_mpq.training.recipes import default_recipe
+from mobo_mpq.training.recipes import check_recipe, default_recipe
 from mobo_mpq.trial import Recipe
 from mobo_mpq.workflows.evaluation import Work
 
@@ -82,12 +83,12 @@ def resolve(config: StudyConfig) -> StudyConfig:
         UnknownName: the strategy, recipe or an objective does not exist.
     """
     describe(config.strategy)  # unknown ones are refused now
-    default_recipe(config.recipe)
+    check_recipe(study_recipe(config))
     target = config.target
     if target.endswith(".toml"):
         target = str(Path(target).expanduser().resolve())
     task, device = load_task(config.task), load_target(target)
-    name = config.name or f"{task.name}-{device.name}"
+    name = config.name or re.sub(r"[^A-Za-z0-9._-]+", "-", f"{task.name}-{device.name}").strip("-._")
     # A task's full address finds it from any folder; a built-in one keeps its short name.
     address = config.task if config.task == task.name else task.address
     resolved = {**config.model_dump(by_alias=True), "name": name, "task": address, "target": target}

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mobo_mpq.front import pareto_trials, trials_hypervolume
+from mobo_mpq.errors import JournalError
+from mobo_mpq.front import complete, pareto_trials, trials_hypervolume
 from mobo_mpq.journal import measurement_from_list, read_events, read_trials
 from mobo_mpq.objective import Measurement, ObjectiveInfo
 from mobo_mpq.trial import Trial
@@ -42,6 +43,21 @@ class StudyRecord:
         Raises:
             JournalError: when it is broken.
         """
+        try:
+            record = cls._read(folder)
+            missing = [t.number for t in complete(record.trials) if any(i.name not in t.values for i in record.infos)]
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise JournalError(
+                f"{folder.journal} cannot be read ({type(error).__name__}: {error}); restore the file from a copy"
+            ) from None
+        if missing:
+            raise JournalError(
+                f"trial {missing[0]} in {folder.journal} is complete but lacks a value; restore the file from a copy"
+            )
+        return record
+
+    @classmethod
+    def _read(cls, folder: StudyFolder) -> StudyRecord:
         events = read_events(folder.journal)
         header = events[0]
         tested: dict[int, dict[str, Measurement]] = {}
@@ -81,8 +97,13 @@ class StudyRecord:
 
     @property
     def is_finished(self) -> bool:
-        """Whether all trials that were asked for have ended."""
-        return len(self.finished) >= self.total and len(self.finished) == len(self.trials)
+        """Whether as many trials as were asked for have ended."""
+        return self.evaluated >= self.total
+
+    @property
+    def evaluated(self) -> int:
+        """Trials that ended and were not refused for their budget before they began."""
+        return sum(trial.was_evaluated for trial in self.trials)
 
     @property
     def is_tested(self) -> bool:

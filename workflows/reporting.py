@@ -14,6 +14,7 @@ from rich.table import Table
 
 from mobo_mpq.front import hypervolume_share, maximised, reference
 from mobo_mpq.objective import Measurement, ObjectiveInfo
+from mobo_mpq.objectives.quality import PERCENT_FROM
 from mobo_mpq.policy import Policy
 from mobo_mpq.trial import Trial
 from mobo_mpq.workflows.record import StudyRecord
@@ -41,9 +42,14 @@ def scale_of(unit: str, value: float) -> tuple[float, str]:
     return next((scale for scale in scales if abs(value) >= scale[0]), scales[-1])
 
 
+def is_share(info: ObjectiveInfo) -> bool:
+    """Whether a metric is an accuracy from 0 to 1, which people read in percent; some come as 0 to 100."""
+    return info.name == "accuracy" and abs(info.reference) <= PERCENT_FROM
+
+
 def show(info: ObjectiveInfo, value: float) -> str:
     """A value for people: ``1.53 ms``, ``97.25 %``, ``2.031``."""
-    if info.name == "accuracy":
+    if is_share(info):
         return f"{100 * value:.2f} %"
     if info.unit not in _DISPLAY:
         return f"{value:.4g}{' ' + info.unit if info.unit else ''}"
@@ -57,7 +63,7 @@ def show_measured(info: ObjectiveInfo, measurement: Measurement | None) -> str:
         return "-"
     if not measurement.stderr:
         return show(info, measurement.value)
-    error = f"{100 * measurement.stderr:.2f}" if info.name == "accuracy" else f"{measurement.stderr:.2g}"
+    error = f"{100 * measurement.stderr:.2f}" if is_share(info) else f"{measurement.stderr:.2g}"
     return f"{show(info, measurement.value)} ± {error}"
 
 
@@ -122,7 +128,7 @@ def pareto_frame(record: StudyRecord) -> pd.DataFrame:
         for name, bits in trial.policy.items():
             row |= {f"{name}.weight": bits.weight, f"{name}.activation": bits.activation}
         rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=None if rows else ["number", *(info.name for info in record.infos)])
 
 
 def pareto_csv(record: StudyRecord) -> str:

@@ -11,6 +11,8 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
+
 from mobo_mpq.errors import InputError
 from mobo_mpq.optimization import one_thread
 from mobo_mpq.study import Study
@@ -23,6 +25,8 @@ OnFinished = Callable[[Trial, Callable[[], bytes | None]], None]
 
 def run_serial(study: Study, work: Work, total: int, on_finished: OnFinished) -> None:
     """One trial after the other, here: for debugging, and for machines without Ray."""
+    if work.gpus and not torch.cuda.is_available():
+        raise InputError("--gpus-per-trial asks for a GPU, and torch finds none here; leave the flag out")
     with one_thread():
         evaluator = Evaluator(work)
         while study.evaluated < total:
@@ -52,6 +56,8 @@ def run_ray(
         from mobo_mpq.workflows.trainable import Mailbox, PolicyTrainable
 
         at_once = concurrency or _room(ray.cluster_resources(), work)
+        if work.gpus > ray.cluster_resources().get("GPU", 0.0):
+            raise InputError(f"--gpus-per-trial is {work.gpus:g}, more than the cluster has; lower it, or leave it out")
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(at_once)  # all workers start together, not one by one
         mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
 

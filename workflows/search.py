@@ -6,6 +6,7 @@ Run as a script it is ``mobo-mpq search`` on the cluster it finds itself on:
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from mobo_mpq.config import StudyConfig
 from mobo_mpq.errors import InputError, WorkError
@@ -92,8 +95,10 @@ def search(
     for line in prepared.network.unquantized:
         _say(f"left in float: {line}")
     place.make(folder)
-    folder.config_file.write_text(config.to_toml())
     with Journal(folder.journal) as journal:
+        folder.refuse_if_begun()  # by another process, while this one prepared
+        journal.clear()
+        folder.config_file.write_text(config.to_toml())
         created = datetime.now(UTC).isoformat()
         journal.append("study", name=config.name, created=created, **prepared.header())
         study = Study(prepared.problem, make_strategy(config.strategy, prepared.problem, seed=config.seed), journal)
@@ -134,14 +139,19 @@ def resume(
     folder = place.existing(name)
     record = StudyRecord.read(folder)
     total = record.total if trials is None else trials
-    if total < len(record.finished):
+    if total < record.evaluated:
         raise InputError(
-            f"study '{folder.name}' has {len(record.finished)} trials already; --trials {total} would take some away"
+            f"study '{folder.name}' has {record.evaluated} trials already; --trials {total} would take some away"
         )
     if record.is_finished and total == record.total and record.is_tested:
         _upload_missing(place, record, options)
         return record
     config = folder.config()
+    if config.name != record.header["name"]:
+        raise InputError(
+            f"{folder.config_file} is of a study '{config.name}', the journal beside it of '{record.header['name']}'; "
+            "restore the file from a copy, or from the parent run in MLflow"
+        )
     prepared = prepare(config, known=read_events(folder.journal)[0])
     with Journal(folder.journal) as journal:
         if total != record.total:
@@ -208,8 +218,8 @@ class _Run:
             state = fetch()  # also where it is not kept: the mailbox must not fill up
             front = {member.number for member in self.study.pareto()}
             if trial.number in front and state:
+                self.checkpoints.keep_only(front)  # makes room
                 self.checkpoints.save(trial.number, state)
-                self.checkpoints.keep_only(front)
             self.reporter.finished(trial)
             notify()
             self._stop_if_hopeless()
@@ -226,6 +236,8 @@ class _Run:
                 f"every legal policy within the budgets has been tried: {self.study.evaluated} trials instead of "
                 f"{self.total}"
             )
+            assert self.study.journal is not None, "a study that is run here has a journal"
+            self.study.journal.append("total", trials=self.study.evaluated)
 
     def _stop_if_hopeless(self) -> None:
         finished = self.study.finished
@@ -263,7 +275,8 @@ def network_of(trial: Trial, evaluator: Evaluator, checkpoints: Checkpoints) -> 
     assert trial.policy is not None, "a complete trial has a policy"
     state = checkpoints.load(trial.number)
     if state is not None:
-        return evaluator.restore(trial.policy, state, recipe=trial.recipe)
+        with contextlib.suppress(SafetensorError, RuntimeError):  # torn by a crash, or of another version
+            return evaluator.restore(trial.policy, state, recipe=trial.recipe)
     return evaluator.build(trial.policy, seed=trial.seed, recipe=trial.recipe)
 
 

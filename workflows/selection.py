@@ -39,7 +39,7 @@ def select(record: StudyRecord, choice: str, max_drop: float = 1.0) -> Selection
     """
     if not 0 <= max_drop < float("inf"):
         raise InputError(f"--max-drop is {max_drop}; expected a number of 0 or more")
-    if choice.isdigit():
+    if choice.isdecimal():
         return Selection(_by_number(record, int(choice)))
     if choice not in CHOICES:
         raise UnknownName("trial", choice, CHOICES, "Or give the number of a trial.")
@@ -52,11 +52,7 @@ def select(record: StudyRecord, choice: str, max_drop: float = 1.0) -> Selection
         return Selection(_knee(record, front))
     if choice == "accurate":
         return Selection(front[0])
-    cost = "size_bytes" if choice == "smallest" else "latency_s"
-    if cost not in {info.name for info in record.infos}:
-        cost = record.infos[1].name
-        return Selection(_least(front, cost), f"the study has no such objective; this is the least {cost}")
-    return Selection(_least(front, cost))
+    return _cheapest(record, front, "size_bytes" if choice == "smallest" else "latency_s")
 
 
 def _allowed(baseline: float, direction: Direction, max_drop: float) -> float:
@@ -72,8 +68,9 @@ def _best(record: StudyRecord, front: list[Trial], max_drop: float) -> Selection
     allowed = _allowed(record.float_values[quality.name].value, quality.direction, max_drop)
     good = [t for t in front if quality.sign * t.values[quality.name].value >= quality.sign * allowed]
     if good:
-        best = _least(good, record.infos[1].name)
-        return Selection(best, _test_note(record, best, max_drop))
+        fastest = _cheapest(record, good, "latency_s")
+        notes = (fastest.note, _test_note(record, fastest.trial, max_drop))
+        return Selection(fastest.trial, "; ".join(note for note in notes if note))
     return Selection(
         front[0],
         f"no trial is within {max_drop:g} {'%' if quality.direction is Direction.MINIMIZE else 'points'} of the float "
@@ -101,8 +98,12 @@ def _knee(record: StudyRecord, front: list[Trial]) -> Trial:
     return front[int(scaled.sum(axis=1).argmax())]
 
 
-def _least(trials: list[Trial], cost: str) -> Trial:
-    return min(trials, key=lambda trial: (trial.values[cost].value, trial.number))
+def _cheapest(record: StudyRecord, trials: list[Trial], cost: str) -> Selection:
+    """The least of a cost, or of the first one where the study does not have it."""
+    has_it = cost in {info.name for info in record.infos}
+    name = cost if has_it else record.infos[1].name
+    least = min(trials, key=lambda trial: (trial.values[name].value, trial.number))
+    return Selection(least, "" if has_it else f"the study has no objective {cost}; this is the least {name}")
 
 
 def _by_number(record: StudyRecord, number: int) -> Trial:

@@ -95,7 +95,7 @@ class MlflowLog:
             self.client.log_param(run.info.run_id, key, record.header[key])
         for split, values in record.header["float"].items():
             for name, (value, _) in values.items():
-                self.client.log_metric(run.info.run_id, f"float_{split}_{name}", value)
+                self.client.log_metric(run.info.run_id, _key(f"float_{split}_{name}"), value)
         self.client.log_text(run.info.run_id, record.folder.config_file.read_text(), "study.toml")
 
     def update(self, record: StudyRecord) -> None:
@@ -119,7 +119,7 @@ class MlflowLog:
         for number, values in record.tested.items():
             for name, value in values.items():
                 if str(number) in self.runs:
-                    self.client.log_metric(self.runs[str(number)], f"test_{name}", value.value)
+                    self.client.log_metric(self.runs[str(number)], _key(f"test_{name}"), value.value)
         self.client.log_text(parent, json.dumps(pareto_document(record), indent=2), "pareto.json")
         self.client.log_text(parent, pareto_csv(record), "pareto.csv")
         if record.pareto():
@@ -246,6 +246,6 @@ class Tracker:
                 self._told = True
                 first = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 self._say(
-                    f"MLflow cannot be reached ({first[:200]}); the study goes on, and 'mobo-mpq resume' uploads "
+                    f"MLflow cannot be written to ({first[:200]}); the study goes on, and 'mobo-mpq resume' uploads "
                     "what is missing"
                 )

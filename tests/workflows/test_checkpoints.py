@@ -12,6 +12,13 @@ def test_only_the_front_is_kept(tmp_path: Path) -> None:
     assert [checkpoints.load(number) for number in (1, 2, 3)] == [b"\x01" * 10, None, b"\x03" * 10]
 
 
+def test_a_network_that_replaces_itself_counts_once(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, 15)
+    assert checkpoints.save(1, b"x" * 10)
+    assert checkpoints.save(1, b"y" * 12)
+    assert checkpoints.load(1) == b"y" * 12
+
+
 def test_their_sum_is_capped(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, 25)
     assert [checkpoints.save(number, b"x" * 10) for number in (1, 2, 3)] == [True, True, False]

@@ -101,6 +101,11 @@ def test_doctor(command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert command("doctor", "--json", "--home", tmp_path / "new") == 0
     findings = {row["what"]: row["state"] for row in json.loads(capsys.readouterr().out)}
     assert findings["torch"] == findings["ray"] == findings["home"] == "ok"
+    (tmp_path / "file").write_text("in the way")
+    assert command("doctor", "--json", "--home", tmp_path / "file") == 1
+    rows = {row["what"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["home"]["state"] == "missing"
+    assert "cannot write to" in rows["home"]["detail"]
 
 
 def test_dry_run_shows_the_space_and_trains_nothing(
@@ -155,13 +160,15 @@ def test_plot(
         (["--runner", "thread"], "runner is 'thread'; expected ray or serial"),
         (["--worst-quality", "nan"], "objective 'accuracy' has reference nan"),
         (["--concurrency", "0"], "--concurrency is '0': input should be greater than or equal to 1"),
+        (["--epochs", "inf"], "recipe 'qat' has epochs inf; expected 0 or more"),
+        (["--runner", "serial", "--gpus-per-trial", "1"], "--gpus-per-trial asks for a GPU, and torch finds none here"),
         (["nowhere.toml"], "cannot read the study file nowhere.toml: No such file or directory"),
     ],
 )
 def test_search_refuses(arguments: list[str], message: str, fails: Fails, toy: str, tmp_path: Path) -> None:
     given = arguments if "--task" in arguments else ["--task", toy, *arguments]
     assert message in fails("search", *given, "--home", tmp_path / "home")
-    assert not (tmp_path / "home").exists()
+    assert not list((tmp_path / "home").rglob("*.jsonl")) or not list(Home(tmp_path / "home").studies())
 
 
 def test_an_impossible_budget_names_the_cheapest_value(fails: Fails, toy: str, tmp_path: Path) -> None:
@@ -231,6 +238,23 @@ def test_a_broken_journal(fails: Fails, home: Path) -> None:
         assert "line 2 of" in fails(verb, "toy", "--home", home)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [('"trials":6,', ""), ('"accuracy":[', '"precision":['), ('{"event":"test","number"', '{"event":"test","no"')],
+)
+def test_a_journal_that_lacks_something(old: str, new: str, fails: Fails, home: Path) -> None:
+    journal = home / "studies" / "toy" / "journal.jsonl"
+    text = journal.read_text()
+    assert old in text
+    journal.write_text(text.replace(old, new))
+    assert "restore the file from a copy" in fails("pareto", "toy", "--home", home)
+
+
+def test_a_folder_in_the_journals_place(command: Command, fails: Fails, home: Path) -> None:
+    (home / "studies" / "other" / "journal.jsonl").mkdir(parents=True)
+    assert command("pareto", "toy", "--json", "--home", home) == 0
+
+
 def test_a_torn_journal_goes_on(command: Command, home: Path) -> None:
     journal = home / "studies" / "toy" / "journal.jsonl"
     with journal.open("ab") as file:
@@ -282,8 +306,25 @@ def test_a_study_file_and_flags_over_it(
 
 def test_resume_takes_whole_numbers(fails: Fails, finished_home: Path) -> None:
     for flag in ("--trials", "--concurrency"):
-        sentence = fails("resume", "toy", flag, "two", "--home", finished_home)
-        assert sentence == f"{flag} is 'two'; expected a whole number of at least 1"
+        for text in ("two", "²", "0", "-1"):
+            sentence = fails("resume", "toy", flag, text, "--home", finished_home)
+            assert sentence == f"{flag} is '{text}'; expected a whole number of at least 1"
+
+
+def test_unknown_recipe_options_are_refused_before_anything_is_trained(fails: Fails, toy: str, tmp_path: Path) -> None:
+    file = tmp_path / "study.toml"
+    file.write_text(f'task = "{toy}"\n[recipe_options]\nlearning_rate = 0.1\n')
+    sentence = fails("search", file, "--home", tmp_path / "home")
+    assert "unknown option of recipe 'qat' 'learning_rate'" in sentence
+
+
+def test_a_file_name_with_a_space_gives_a_plain_study_name(
+    command: Command, toy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "my task.py"
+    file.write_text(Path(toy.rpartition(":")[0]).read_text())
+    assert command("search", "--task", f"{file}:Toy", "--dry-run", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["study"] == "my-task-Toy-mpic"
 
 
 def test_no_command_shows_the_help(command: Command, capsys: pytest.CaptureFixture[str]) -> None:

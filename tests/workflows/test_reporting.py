@@ -43,6 +43,11 @@ def test_standard_errors_are_shown_where_known() -> None:
     assert show_measured(info("bits", ""), Measurement(2.0, 0.012)) == "2 ± 0.012"
 
 
+def test_accuracies_that_come_in_percent_are_left_so() -> None:
+    percent = ObjectiveInfo("accuracy", "", "maximize", 87.0)  # type: ignore[arg-type]
+    assert show_measured(percent, Measurement(97.25, 0.5)) == "97.25 ± 0.5"
+
+
 def test_policies_in_one_line() -> None:
     policy = Policy.of({"a": (8, 4), "b": (2, 8)})
     assert compact(policy) == "W 82 A 48"

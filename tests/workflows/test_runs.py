@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import ray
 
 from mobo_mpq.journal import read_events, read_trials
 from mobo_mpq.trial import TrialState
+from mobo_mpq.workflows import search as search_module
 
 Fails = Callable[..., str]
 Command = Callable[..., int]
@@ -129,6 +131,10 @@ def test_a_used_up_space_ends_a_search(
     assert command("search", *arguments, "--name", "small", "--home", tmp_path) == 0
     assert final_numbers(journal_of(tmp_path, "small")) == list(range(9))
     assert "every legal policy within the budgets has been tried: 9 trials instead of 48" in capsys.readouterr().err
+    before = journal_of(tmp_path, "small").read_bytes()
+    assert command("resume", "small", "--home", tmp_path) == 0  # it is finished
+    assert "go on with" not in capsys.readouterr().out
+    assert journal_of(tmp_path, "small").read_bytes() == before
 
 
 def test_budgets_are_kept(command: Command, toy: str, tmp_path: Path) -> None:
@@ -235,6 +241,37 @@ def test_only_one_driver_per_study(command: Command, fails: Fails, home: Path) -
     finally:
         other.communicate("")
     assert command("resume", "toy", "--trials", 7, "--runner", "serial", "--home", home) == 0
+
+
+def test_a_study_that_appears_while_another_prepares_is_left_alone(
+    fails: Fails, home: Path, toy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = search_module.prepare
+
+    def slow(*arguments: Any) -> Any:
+        prepared = real(*arguments)
+        shutil.copytree(home / "studies", tmp_path / "late" / "studies")  # somebody else was quicker
+        return prepared
+
+    monkeypatch.setattr(search_module, "prepare", slow)
+    before = journal_of(home, "toy").read_bytes()
+    arguments = ["--task", toy, "--name", "toy", "--runner", "serial", "--recipe", "ptq", "--home", tmp_path / "late"]
+    assert "study 'toy' exists already" in fails("search", *arguments)
+    assert journal_of(tmp_path / "late", "toy").read_bytes() == before
+
+
+def test_a_journal_that_was_reformatted_is_still_a_study(fails: Fails, home: Path, toy: str) -> None:
+    journal = journal_of(home, "toy")
+    spaced = "".join(json.dumps(json.loads(line)) + "\n" for line in journal.read_text().splitlines())
+    journal.write_text(spaced)
+    assert "study 'toy' exists already" in fails("search", "--task", toy, "--name", "toy", "--home", home)
+    assert journal.read_text() == spaced
+
+
+def test_a_study_file_of_another_study(fails: Fails, home: Path) -> None:
+    (home / "studies" / "toy" / "study.toml").write_text("")
+    sentence = fails("resume", "toy", "--trials", 9, "--home", home)
+    assert "is of a study '', the journal beside it of 'toy'" in sentence
 
 
 def test_search_as_a_function(toy: str, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_smallest_goes_by_size_where_there_is_one() -> None:
     front = record([(0.9, 9.0, 10.0), (0.8, 2.0, 50.0)], (UP, LATENCY, SIZE), 0.9)
     assert select(front, "smallest").trial.number == 0
     assert select(front, "fastest").trial.number == 1
-    assert "no such objective" in select(FRONT, "smallest").note
+    assert "no objective size_bytes" in select(FRONT, "smallest").note
 
 
 def test_a_best_that_disappoints_on_the_test_split_says_so() -> None:
@@ -78,6 +78,21 @@ def test_a_best_that_disappoints_on_the_test_split_says_so() -> None:
 def test_impossible_drops(drop: float) -> None:
     with pytest.raises(InputError, match="--max-drop is"):
         select(FRONT, "best", drop)
+
+
+def test_best_is_about_latency_whatever_comes_first() -> None:
+    front = record([(0.97, 10.0, 9.0), (0.965, 50.0, 2.0)], (UP, SIZE, LATENCY), 0.97)
+    assert select(front, "best").trial.number == 1
+    no_latency = record([(0.97, 10.0), (0.965, 5.0)], (UP, SIZE), 0.97)
+    chosen = select(no_latency, "best")
+    assert chosen.trial.number == 1
+    assert chosen.note == "the study has no objective latency_s; this is the least size_bytes"
+
+
+@pytest.mark.parametrize("number", ["²", "-1", "1.0"])
+def test_what_is_no_number(number: str) -> None:
+    with pytest.raises(UnknownName, match="unknown trial"):
+        select(FRONT, number)
 
 
 def test_bad_choices() -> None:

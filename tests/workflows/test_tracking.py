@@ -92,7 +92,7 @@ def test_a_server_that_is_away_costs_nothing_but_the_view(
     away = "http://127.0.0.1:9"
     assert command("search", *arguments, "--name", "away", "--tracking-uri", away, "--home", tmp_path) == 0
     said = capsys.readouterr().err
-    assert said.count("MLflow cannot be reached") == 1
+    assert said.count("MLflow cannot be written to") == 1
     assert "the study goes on, and 'mobo-mpq resume' uploads what is missing" in said
     record = record_of(tmp_path, "away")
     assert record.is_finished
@@ -108,6 +108,17 @@ def test_a_server_that_is_away_costs_nothing_but_the_view(
     capsys.readouterr()
     assert command("pareto", "away", "--json", "--home", tmp_path) == 0
     assert all(trial["mlflow_run_id"] for trial in json.loads(capsys.readouterr().out)["trials"])
+
+
+def test_metric_names_that_mlflow_does_not_take(command: Command, tmp_path: Path) -> None:
+    task = tmp_path / "odd.py"
+    toy = Path(__file__).parent.parent / "data" / "toy_task.py"
+    task.write_text(toy.read_text().replace('metric_name = "accuracy"', 'metric_name = "top 1 (%)"'))
+    arguments = ["--task", f"{task}:Toy", "--recipe", "ptq", "--runner", "serial", "--trials", 2, "--name", "odd"]
+    assert command("search", *arguments, "--home", tmp_path) == 0
+    parent, children = runs_of(tmp_path, "odd")
+    assert "float_val_top 1 ___" in parent.data.metrics
+    assert all("top 1 ___" in run.data.metrics for run in children.values())
 
 
 def test_where_runs_go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
