@@ -85,8 +85,8 @@ def default_recipe(kind: str) -> Recipe:
 def run_recipe(recipe: Recipe, context: TrainingContext, policy: Policy, *, seed: int) -> QuantizedNetwork:
     """Quantize, and train where the recipe says so.
 
-    The result depends on ``recipe``, ``context``, ``policy`` and ``seed`` alone; torch's global generators are left as
-    they were.
+    The result depends on ``recipe``, ``context``, ``policy`` and ``seed`` alone; the global generators of torch, NumPy
+    and Python are left as they were.
 
     Args:
         recipe: options that it does not name are at their defaults.

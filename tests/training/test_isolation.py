@@ -1,3 +1,6 @@
+import random
+
+import numpy as np
 import pytest
 import torch
 
@@ -24,3 +27,16 @@ def test_everything_is_put_back_after_an_error() -> None:
         raise ValueError("inside")
     assert torch.equal(before, torch.get_rng_state())
     assert torch.get_num_threads() == threads
+
+
+def test_numpy_and_python_are_seeded_and_put_back_too() -> None:
+    before = np.random.get_state()[1].tolist(), random.getstate()  # type: ignore[index, union-attr]
+    drawn = []
+    for seed in (2**63 - 1, 2**63 - 1, 0):
+        with isolated(seed):
+            drawn.append((float(np.random.rand()), random.random()))
+    assert drawn[0] == drawn[1]
+    assert drawn[0][0] != drawn[2][0] and drawn[0][1] != drawn[2][1]
+    with pytest.raises(ValueError, match="inside"), isolated(0):
+        raise ValueError("inside")
+    assert before == (np.random.get_state()[1].tolist(), random.getstate())  # type: ignore[index, union-attr]
