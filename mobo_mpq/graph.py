@@ -30,6 +30,9 @@ from mobo_mpq.unquantized import Unquantized
 Example = Tensor | tuple[Any, ...] | list[Any] | dict[str, Any]
 """Inputs of a model: a tensor, positional arguments, or keyword arguments."""
 
+LABELS = "labels"
+"""Keyword of the target in a mapping; networks need not take it."""
+
 _CHATTY = ("torch.fx.experimental.symbolic_shapes", "torch.export", "torch._export", "torch._dynamo")
 _MODULES = "output_modules"
 
@@ -109,6 +112,7 @@ class Network(GraphModule):
     """A captured model, in float: called like it, trained like it, with batch norms folded.
 
     Parameters keep their qualified names. Modes do not change what is computed: it is always that of eval mode.
+    A keyword ``labels`` that the model was captured without is ignored, so that ``network(**batch)`` works.
     Make one by :meth:`from_program` or :meth:`from_model`.
     """
 
@@ -133,6 +137,12 @@ class Network(GraphModule):
     def from_model(cls, model: nn.Module, example: Example) -> Self:
         """Capture ``model``; see :func:`capture`."""
         return cls.from_program(capture(model, example))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the network."""
+        if LABELS in kwargs and all(node.target != LABELS for node in self.graph.find_nodes(op="placeholder")):
+            del kwargs[LABELS]
+        return super().__call__(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         memo[id(self.meta)] = self.meta  # immutable or only read: the copy shares what it holds

@@ -118,6 +118,21 @@ def test_inputs_and_outputs_keep_their_structure() -> None:
     assert torch.equal(network(b=b, a=a)["z"], model(a, b)["z"])
 
 
+def test_labels_are_ignored_unless_captured() -> None:
+    class Labelled(nn.Module):
+        def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+            return x * 2 if labels is None else x * labels
+
+    x, labels = torch.randn(3, 4), torch.randn(3, 4)
+    for example in ({"x": x}, x):
+        without = copy.deepcopy(Network.from_model(Labelled(), example))
+        assert torch.equal(without(x=x, labels=labels), x * 2)
+        with pytest.raises(TypeError, match="unexpected keyword argument 'label'"):
+            without(x=x, label=labels)
+    for example in ({"x": x, "labels": labels}, (x, labels)):
+        assert torch.equal(Network.from_model(Labelled(), example)(x=x, labels=labels), x * labels)
+
+
 def test_a_network_is_a_module_like_any_other(x: Tensor) -> None:
     torch.manual_seed(0)
     model = Normed()

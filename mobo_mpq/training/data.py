@@ -16,6 +16,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sequential
 from torch.utils.data._utils.collate import default_collate
 
 from mobo_mpq.errors import InputError
+from mobo_mpq.graph import LABELS
 
 Inputs = Tensor | tuple[Any, ...] | dict[str, Any]
 """What a network is called with: ``model(x)``, ``model(*xs)`` or ``model(**xs)``; see :func:`mobo_mpq.graph.call`."""
@@ -24,8 +25,8 @@ Inputs = Tensor | tuple[Any, ...] | dict[str, Any]
 def split_batch(batch: Any) -> tuple[Inputs, Any]:
     """Part one batch of a loader into the network's inputs and the target.
 
-    ``(x, y)`` gives ``x, y``; ``(x1, x2, y)`` gives ``(x1, x2), y``; a mapping keeps its ``labels`` among the inputs,
-    because such networks compute a loss of their own from them; a bare tensor has no target.
+    ``(x, y)`` gives ``x, y``; ``(x1, x2, y)`` gives ``(x1, x2), y``; a mapping's target is its ``labels``, which stay
+    among the inputs for networks that take them (see :func:`without_labels`); a bare tensor has no target.
 
     Raises:
         InputError: when the batch is none of these.
@@ -33,7 +34,7 @@ def split_batch(batch: Any) -> tuple[Inputs, Any]:
     if isinstance(batch, Tensor):
         return batch, None
     if isinstance(batch, Mapping):
-        return dict(batch), batch.get("labels")
+        return dict(batch), batch.get(LABELS)
     if isinstance(batch, (tuple, list)) and batch:
         *inputs, target = batch
         if not inputs:
@@ -64,6 +65,11 @@ def logits_of(output: Any) -> Tensor:
             "'logits' or a tuple that starts with a tensor: give the task a 'loss' of its own"
         )
     return found
+
+
+def without_labels(inputs: Inputs) -> Inputs:
+    """The inputs without ``labels``, so that a network captured with them needs none when it is used."""
+    return {key: item for key, item in inputs.items() if key != LABELS} if isinstance(inputs, dict) else inputs
 
 
 def accepted_by(inputs: Inputs, names: Container[str]) -> Inputs:

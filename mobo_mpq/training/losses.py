@@ -29,7 +29,19 @@ def class_axis(logits: Tensor, target: Any) -> int | None:
 
 
 def default_loss(output: Any, target: Any) -> Tensor:
-    """The network's own loss where its output has one, else cross-entropy on its logits.
+    """The network's own loss where its output has one, else what the type of its output asks for.
+
+    That is cross-entropy of the logits, and targets of -100 do not count. Outputs of Hugging Face's models are told by
+    the name of their type, and get the loss that the model itself would compute from labels:
+
+    * a causal language model (``CausalLMOutput`` and its kin) predicts the next token, so the logits at a position are
+      compared with the label one further; shapes cannot tell it from a masked language model, where nothing shifts;
+    * a classifier with floating targets (``SequenceClassifierOutput``, ``ImageClassifierOutput``) is a regression by
+      squared error when it has one output, and a multi-label one by binary cross-entropy when it has more.
+
+    Args:
+        output: a tensor, or what :func:`~mobo_mpq.training.data.logits_of` finds logits in.
+        target: class indices, or floats of the logits' shape.
 
     Raises:
         InputError: when there is neither a loss in the output nor a target that cross-entropy takes.
@@ -43,6 +55,13 @@ def default_loss(output: Any, target: Any) -> Tensor:
             f"the target of a batch is {type(target).__name__}, and the network's output holds no loss; expected "
             "batches (inputs, target), or 'labels' in a mapping: give the task a 'loss' of its own"
         )
+    kind = type(output).__name__
+    if target.is_floating_point() and "Classifier" in kind and logits.numel() == target.numel():
+        if logits.shape[-1] == 1:
+            return F.mse_loss(logits.flatten(), target.flatten())
+        return F.binary_cross_entropy_with_logits(logits, target)
+    if "CausalLM" in kind and logits.shape[:-1] == target.shape:
+        return F.cross_entropy(logits[:, :-1].flatten(0, -2), target[:, 1:].flatten())
     if target.is_floating_point() and target.shape == logits.shape:
         return F.cross_entropy(logits, target)
     axis = class_axis(logits, target)

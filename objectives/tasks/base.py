@@ -14,7 +14,7 @@ from torch import nn
 
 from mobo_mpq.errors import TaskError
 from mobo_mpq.objective import Direction, Measurement
-from mobo_mpq.training.data import Inputs, split_batch
+from mobo_mpq.training.data import Inputs, split_batch, without_labels
 from mobo_mpq.training.losses import Loss, default_loss
 
 REQUIRED = ("model", "train", "val", "metric", "metric_name", "direction")
@@ -24,8 +24,9 @@ class Task(Protocol):
     """What a user writes for a network of their own: an object, or a class or function that makes one.
 
     Optional members: ``test`` (a loader, for the final front), ``loss`` (``loss(output, target)``, a scalar; default:
-    the network's own, else cross-entropy), ``example`` (a tensor, tuple or mapping that the network takes; default:
-    the inputs of the first batch of ``val``), ``measure`` (like ``metric``, but returns the value and its standard
+    :func:`~mobo_mpq.training.losses.default_loss`), ``example`` (a tensor, tuple or mapping that the network takes;
+    default: the inputs of the first batch of ``val``, without ``labels``: give an example with them where the network
+    cannot do without), ``measure`` (like ``metric``, but returns the value and its standard
     error) and ``manifest`` (name of a file -> its hash).
     """
 
@@ -145,14 +146,18 @@ class LoadedTask:
     def example(self) -> Inputs:
         """What the network is traced with: the task's own example, or the inputs of the first batch of ``val``.
 
+        Labels of a mapping are left out: they would become an input of every file that is exported.
+
         Raises:
             TaskError: when ``val`` yields nothing that a network takes.
         """
         own = _read(self.source, "example", self.name)
         if own is not None:
+            if isinstance(own, Mapping):  # tokenizers give mappings that are no dicts
+                return dict(own)
             return tuple(own) if isinstance(own, list) else own
         try:
-            return split_batch(next(iter(self.val)))[0]
+            return without_labels(split_batch(next(iter(self.val)))[0])
         except StopIteration:
             raise TaskError(f"'val' of task '{self.name}' is empty; expected at least one batch") from None
         except Exception as error:

@@ -36,6 +36,11 @@ def test_split_batch_of_something_else(batch: Any) -> None:
         data.split_batch(batch)
 
 
+def test_without_labels() -> None:
+    assert data.without_labels({"x": 1, "labels": 2}) == {"x": 1}
+    assert data.without_labels((1, 2)) == (1, 2)
+
+
 def test_accepted_by() -> None:
     assert data.accepted_by({"x": 1, "labels": 2}, {"x"}) == {"x": 1}
     assert data.accepted_by((1, 2), set()) == (1, 2)

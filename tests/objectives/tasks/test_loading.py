@@ -207,10 +207,16 @@ def test_own_example_and_loss(write_task: Write) -> None:
     assert task.loss("output", None) == "output"
 
 
-def test_example_of_a_mapping_keeps_labels_for_the_network_s_own_loss(write_task: Write) -> None:
+def test_example_of_a_mapping_is_without_labels(write_task: Write) -> None:
     batches = "self.train = self.val = [{'x': torch.ones(1, 2), 'labels': torch.ones(1)}]"
     task = load_task(f"{write_task(('self.train = self.val = DataLoader(data, batch_size=4)', batches))}:Task")
-    assert set(task.example) == {"x", "labels"}  # type: ignore[arg-type]
+    assert set(task.example) == {"x"}  # type: ignore[arg-type]
+
+
+def test_own_example_keeps_its_labels(write_task: Write) -> None:
+    own = "example = __import__('collections').UserDict(x=torch.ones(1, 2), labels=torch.ones(1))\n\n    def model"
+    example = load_task(f"{write_task(('def model', own))}:Task").example
+    assert type(example) is dict and set(example) == {"x", "labels"}
 
 
 @pytest.mark.parametrize(
