@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 import mobo_mpq
-from mobo_mpq.dataflow import aten, op
+from mobo_mpq.dataflow import aten, op, value
 from mobo_mpq.errors import InputError
 from mobo_mpq.export.carriers import ActivationCarrier, WeightCarrier
 from mobo_mpq.export.policy_json import PolicyDocument
 from mobo_mpq.folding import tensor_of
-from mobo_mpq.graph import Example
+from mobo_mpq.graph import Example, call
 from mobo_mpq.policy import Policy
 from mobo_mpq.quant.base import Quantizer, Role
 from mobo_mpq.quant.functional import OFF_BITS
 from mobo_mpq.quant.transform import QuantizedNetwork, quantizers
 from mobo_mpq.quiet import quiet
+from mobo_mpq.shapes import symbol
 
 OPSET = 21
 """Of the operators; ONNX Runtime loads it from version 1.18 on."""
@@ -39,7 +41,9 @@ _CHATTY = ("torch.onnx", "torch.export", "torch.fx.experimental.symbolic_shapes"
 def export_onnx(
     network: QuantizedNetwork, example: Example, path: str | Path, *, model_digest: str = "", target: str = ""
 ) -> None:
-    """Write a quantized network as an ONNX file that takes any batch size.
+    """Write a quantized network as an ONNX file that takes any batch size, and other sizes where the network does.
+
+    Outputs with names of their own, such as ``logits``, keep them.
 
     Weights are stored as signed 8-bit integers with a scale per channel, and the product of both is the fake-quantized
     weight bit for bit. Activations pass through QuantizeLinear and DequantizeLinear on unsigned 8-bit integers, with a
@@ -61,13 +65,7 @@ def export_onnx(
     Raises:
         InputError: when a quantizer has seen no data yet, or the file cannot be written.
     """
-    lowered = lower(network)
-    args, kwargs, sizes = _arguments(example)
-    with _muted(), torch.no_grad():
-        program = torch.onnx.export(
-            lowered, args, kwargs=kwargs, dynamo=True, dynamic_shapes=sizes, opset_version=OPSET, verbose=False
-        )
-    assert program is not None  # None comes from dynamo=False alone
+    program = _program(network, example)
     program.model.ir_version = IR_VERSION
     program.model.producer_name, program.model.producer_version = "mobo-mpq", mobo_mpq.__version__
     program.model.metadata_props["mobo_mpq.policy"] = PolicyDocument(network.policy, model_digest, target).to_json()
@@ -109,18 +107,79 @@ def _carrier(network: GraphModule, quantizer: Quantizer, policy: Policy) -> Acti
     return WeightCarrier(quantizer.qparams(), tensor_of(network, site.tensor), integer_inputs=integer_inputs)
 
 
-def _arguments(example: Example) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
-    """Positional and keyword arguments, and their free axes; samples come twice, since a batch of 1 would be fixed."""
+def _program(network: QuantizedNetwork, example: Example) -> torch.onnx.ONNXProgram:
+    lowered, (args, kwargs) = lower(network), _arguments(network, example)
+    inputs = kwargs or args
+
+    def export(sizes: Any) -> torch.onnx.ONNXProgram:
+        program = torch.onnx.export(
+            lowered,
+            args,
+            kwargs=kwargs,
+            output_names=names,
+            dynamo=True,
+            dynamic_shapes=sizes,
+            opset_version=OPSET,
+            verbose=False,
+        )
+        assert program is not None  # None comes from dynamo=False alone
+        return program
+
+    with _muted(), torch.no_grad():
+        names = _output_names(lowered, call(lowered, inputs))
+        batch_alone, every = _free_axes(inputs), _free_axes(inputs, _input_nodes(network, args, kwargs))
+        try:
+            return export(every)
+        except Exception:  # dozens of torch's own: what one tracer leaves free, another may fix
+            if every == batch_alone:
+                raise
+            return export(batch_alone)
+
+
+def _arguments(network: QuantizedNetwork, example: Example) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments; samples come twice, since a batch of 1 would be fixed."""
     inputs = tuple(example) if isinstance(example, list | tuple) else example
-    inputs = inputs if isinstance(inputs, dict | tuple) else (inputs,)
+    if isinstance(inputs, dict):  # in the network's order, by which axes are matched, and without labels
+        inputs = {name: inputs[name] for name in network.example[1] or inputs if name in inputs}
+    elif not isinstance(inputs, tuple):
+        inputs = (inputs,)
     batch = next(leaf.shape[0] for leaf in pytree.tree_leaves(inputs) if _has_batch(leaf))
     doubled = pytree.tree_map(
         lambda leaf: torch.cat([leaf, leaf]) if _has_batch(leaf) and leaf.shape[0] == batch else leaf, inputs
     )
-    axes = pytree.tree_map(
-        lambda leaf: {0: "batch"} if _has_batch(leaf) and leaf.shape[0] == 2 * batch else None, doubled
-    )
-    return ((), doubled, axes) if isinstance(doubled, dict) else (doubled, {}, axes)
+    return ((), doubled) if isinstance(doubled, dict) else (doubled, {})
+
+
+def _input_nodes(network: QuantizedNetwork, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Node]:
+    """The network's inputs, one for each leaf of its arguments; none when it was captured with another structure."""
+    nodes = list(network.graph.find_nodes(op="placeholder"))
+    structure = pytree.tree_structure((args, kwargs))
+    return nodes if structure == pytree.tree_structure(network.example) and structure.num_leaves == len(nodes) else []
+
+
+def _free_axes(inputs: Any, nodes: Sequence[Node] = ()) -> Any:
+    """Names of free axes by number, for each leaf: that of the batch, and all that are free in ``nodes``."""
+    leaves, structure = pytree.tree_flatten(inputs)
+    batch = next(leaf.shape[0] for leaf in leaves if _has_batch(leaf))
+    names: dict[Any, str] = {}
+    found: list[dict[int, str] | None] = []
+    for leaf, node in itertools.zip_longest(leaves, nodes):
+        axes = {0: "batch"} if _has_batch(leaf) and leaf.shape[0] == batch else {}
+        if node is not None and isinstance(leaf, Tensor):
+            for axis, size in enumerate(value(node).shape):
+                free = axis not in axes and symbol(size) is not None
+                if free and leaf.shape[axis] > 1:  # torch takes sizes of 1 for constants
+                    axes[axis] = names.setdefault(symbol(size), f"size_{len(names) + 1}")
+        found.append(axes or None)
+    return pytree.tree_unflatten(found, structure)
+
+
+def _output_names(network: GraphModule, outputs: Any) -> list[str] | None:
+    """Names of a mapping of tensors, unless inputs have taken them."""
+    taken = {node.target for node in network.graph.find_nodes(op="placeholder")}
+    if not isinstance(outputs, Mapping) or not all(isinstance(leaf, Tensor) for leaf in outputs.values()):
+        return None
+    return None if taken & outputs.keys() else [str(name) for name in outputs]
 
 
 def _has_batch(leaf: Any) -> bool:

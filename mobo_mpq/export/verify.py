@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from mobo_mpq.errors import ExportMismatch, InputError
 from mobo_mpq.graph import Example, call
 from mobo_mpq.training.data import accepted_by, device_of, logits_of, split_batch, to_device
+from mobo_mpq.training.losses import class_axis
 
 AGREEMENT = 0.995
 """Share of equal predictions below which a file is refused."""
@@ -42,8 +43,10 @@ def verify_onnx(
 ) -> Verification:
     """Load a file in ONNX Runtime, and compare its predictions with the network's.
 
-    A prediction is the largest value along the last axis of the logits; outputs whose last axis has one value are equal
-    when they differ by at most 1 % of the largest in the batch.
+    A prediction is the largest value along the classes of the logits. Where the batch holds its target, that tells
+    their axis (see :func:`~mobo_mpq.training.losses.class_axis`); else it is axis 1 of four or more, as in maps of
+    classes, and the last one of fewer. Outputs of one class are equal when they differ by at most 1 % of the largest
+    in the batch.
 
     Args:
         path: of the ONNX file.
@@ -52,7 +55,7 @@ def verify_onnx(
         agreement: the least share of equal predictions.
 
     Raises:
-        ExportMismatch: when fewer predictions agree.
+        ExportMismatch: when fewer predictions agree, or the file does not take a batch that the network takes.
         InputError: when the file cannot be loaded, or there is no batch.
     """
     session = _load(path)
@@ -61,15 +64,20 @@ def verify_onnx(
     worst = 0.0
     device = device_of(network)
     for batch in batches:
-        inputs = _inputs_of(batch, names)
+        inputs, target = _parts(batch, names)
         with torch.no_grad():
             outputs = call(network, to_device(inputs, device))
         expected = logits_of(outputs)
         index = next(i for i, leaf in enumerate(pytree.tree_leaves(outputs)) if leaf is expected)
-        found = torch.from_numpy(session.run(None, _feeds(inputs, names))[index])
+        found = torch.from_numpy(_run(session, path, _feeds(inputs, names))[index])
         expected = expected.float().cpu()
+        if found.shape != expected.shape:
+            raise ExportMismatch(
+                f"'{path}' gives an output of shape {tuple(found.shape)} where the network gives "
+                f"{tuple(expected.shape)}; export the network again, with an example shaped like the batches"
+            )
         worst = max(worst, float((found - expected).abs().max()))
-        same = _same(expected, found)
+        same = _same(expected, found, class_axis(expected, target))
         equal, samples = equal + int(same.sum()), samples + same.numel()
     if not samples:
         raise InputError("verify_onnx() got no batch; pass at least one batch of inputs")
@@ -96,11 +104,25 @@ def _load(path: str | Path) -> Any:
         raise InputError(f"'{path}' cannot be loaded by ONNX Runtime ({reason}); export it again") from error
 
 
-def _inputs_of(batch: Any, names: Sequence[str]) -> Example:
-    """The inputs called ``names``: a tuple that holds more ends with the target, a mapping may hold labels."""
+def _run(session: Any, path: str | Path, feeds: dict[str, Any]) -> Any:
+    try:
+        return session.run(None, feeds)
+    except Exception as error:  # a family of types of its own, none of them public
+        reason = str(error).splitlines()[0]
+        got = ", ".join(f"'{name}' {array.shape} {array.dtype}" for name, array in feeds.items())
+        taken = ", ".join(f"'{entry.name}' {tuple(entry.shape)} {entry.type}" for entry in session.get_inputs())
+        raise ExportMismatch(
+            f"'{path}' does not take a batch that the network takes: got {got}, expected {taken} ({reason}); export "
+            "the network again with an example shaped like the batches, or pad them all to the file's shape"
+        ) from error
+
+
+def _parts(batch: Any, names: Sequence[str]) -> tuple[Example, Any]:
+    """The inputs called ``names`` and the target: a tuple that holds more ends with it, a mapping may hold labels."""
     if isinstance(batch, tuple | list) and len(batch) == len(names) > 1:
-        return tuple(batch)
-    return accepted_by(split_batch(batch)[0], names)
+        return tuple(batch), None
+    inputs, target = split_batch(batch)
+    return accepted_by(inputs, names), target.cpu() if isinstance(target, Tensor) else target
 
 
 def _feeds(inputs: Example, names: Sequence[str]) -> dict[str, Any]:
@@ -111,8 +133,10 @@ def _feeds(inputs: Example, names: Sequence[str]) -> dict[str, Any]:
     return {name: leaf.cpu().numpy() for name, leaf in zip(names, leaves, strict=True)}
 
 
-def _same(expected: Tensor, found: Tensor) -> Tensor:
+def _same(expected: Tensor, found: Tensor, axis: int | None) -> Tensor:
     """Whether predictions are equal: a boolean per prediction."""
-    if expected.ndim and expected.shape[-1] > 1:
-        return expected.argmax(-1) == found.argmax(-1)
+    if axis is None:
+        axis = 1 if expected.ndim > 3 else -1
+    if expected.ndim and expected.shape[axis] > 1:
+        return expected.argmax(axis) == found.argmax(axis)
     return (expected - found).abs() <= SAME * expected.abs().max()

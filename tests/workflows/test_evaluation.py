@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+from transformers import BertConfig, BertForSequenceClassification
 
+from mobo_mpq.export.onnx_qdq import export_onnx
+from mobo_mpq.export.verify import verify_onnx
 from mobo_mpq.graph import capture, save_program
 from mobo_mpq.objectives.tasks import LoadedTask
 from mobo_mpq.policy import Policy
@@ -80,3 +85,51 @@ def test_evaluations_do_not_depend_on_global_generators(kind: str) -> None:
         assert torch.get_num_threads() == threads
     assert outcomes[0].error is None and outcomes[0].measurement == outcomes[1].measurement
     assert outcomes[0].state == outcomes[1].state
+
+
+class Texts:
+    """Mappings as a tokenizer and a collator make them; the metric passes all of a batch, labels too."""
+
+    metric_name, direction = "accuracy", "maximize"
+
+    def __init__(self, by_name: bool) -> None:
+        self.by_name = by_name
+        generator = torch.Generator().manual_seed(0)
+        self.train = self.val = [
+            {
+                "input_ids": torch.randint(40, (8, length), generator=generator),
+                "attention_mask": torch.ones(8, length, dtype=torch.long),
+                "labels": torch.randint(3, (8,), generator=generator),
+            }
+            for length in (9, 6)
+        ]
+
+    def model(self) -> nn.Module:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+            config = BertConfig(vocab_size=40, max_position_embeddings=16, num_labels=3, **sizes)
+            return BertForSequenceClassification(config)
+
+    def metric(self, model: nn.Module, loader: Any) -> float:
+        right = 0
+        for batch in loader:
+            given = {key: item for key, item in batch.items() if key != "labels"} if self.by_name else batch
+            right += int((model(**given).logits.argmax(-1) == batch["labels"]).sum())
+        return right / 16
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_labels_of_a_mapping_never_reach_the_network(tmp_path: Path, by_name: bool) -> None:
+    source = Texts(by_name)
+    made = evaluator(source, default_recipe("ptq"))
+    policy = Policy.uniform(made.context.network.layers, 8, 8)
+    outcome = made.run(policy, seed=0)
+    assert outcome.error is None and outcome.measurement is not None
+    network, path = made.restore(policy, outcome.state), tmp_path / "model.onnx"
+    assert source.metric(network, source.val) == outcome.measurement.value
+    export_onnx(network, made.task.example, path)
+    session = onnxruntime.InferenceSession(path)
+    assert [entry.name for entry in session.get_inputs()] == ["input_ids", "attention_mask"]
+    assert [entry.name for entry in session.get_outputs()] == ["logits"]
+    assert verify_onnx(path, network, source.val, agreement=0.9).samples == 16
