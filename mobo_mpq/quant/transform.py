@@ -159,7 +159,7 @@ def quantized(
     network = apply_policy(Network.from_model(model, example), policy, weight=weight, activation=activation)
     calibrate(network, batches)
     own = model.__dict__.get("forward")
-    model.__dict__["forward"] = network.forward
+    model.__dict__["forward"] = network.__call__
     try:
         yield network
     finally:
