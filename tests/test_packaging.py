@@ -89,4 +89,4 @@ def test_nothing_tells_of_the_machine_it_was_written_on() -> None:
     for name in result.stdout.splitlines():
         path = ROOT / name
         if path.suffix in {".py", ".md", ".toml", ".yaml", ".yml", ""} and path.is_file():
-            assert "/work/" + "main" not in path.read_text(errors="replace"), name
+            assert f"{ROOT}/" not in path.read_text(errors="replace"), name
