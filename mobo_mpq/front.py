@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mobo_mpq.objective import ObjectiveInfo
+from mobo_mpq import objective
+from mobo_mpq.objective import ObjectiveInfo, reference
 from mobo_mpq.pareto import hypervolume, non_dominated
 from mobo_mpq.trial import Trial, TrialState
 
@@ -19,13 +20,8 @@ def complete(trials: Sequence[Trial]) -> list[Trial]:
 
 def maximised(infos: Sequence[ObjectiveInfo], trials: Sequence[Trial]) -> NDArray[np.float64]:  # n x m
     """Values of complete trials, with the signs that make every objective one to maximise."""
-    rows = [[info.sign * trial.values[info.name].value for info in infos] for trial in trials]
+    rows = [objective.maximised(infos, trial.values) for trial in trials]
     return np.array(rows, dtype=np.float64).reshape(len(trials), len(infos))
-
-
-def reference(infos: Sequence[ObjectiveInfo]) -> NDArray[np.float64]:  # m
-    """The worst point of interest, all objectives maximised."""
-    return np.array([info.sign * info.reference for info in infos])
 
 
 def pareto_trials(infos: Sequence[ObjectiveInfo], trials: Sequence[Trial]) -> list[Trial]:

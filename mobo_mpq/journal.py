@@ -12,7 +12,7 @@ import json
 import math
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
@@ -128,15 +128,19 @@ def _parse(path: Path, content: bytes) -> Iterator[dict[str, Any]]:
         yield event
 
 
-def read_trials(path: Path) -> list[Trial]:
+def read_trials(path: Path, events: Iterable[Mapping[str, Any]] | None = None) -> list[Trial]:
     """The trials of a journal: finished ones in the order in which they finished, then those still running.
+
+    Args:
+        path: of the journal.
+        events: what :func:`read_events` gave, where it has been read already.
 
     Raises:
         JournalError: when a line is broken, or a trial ends twice.
     """
     finished: dict[int, Trial] = {}
     running: dict[int, Trial] = {}
-    for event in read_events(path):
+    for event in read_events(path) if events is None else events:
         if event["event"] != "trial":
             continue
         try:

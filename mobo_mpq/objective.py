@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
@@ -93,6 +93,16 @@ class CostObjective:
         options = self.space.option_indices(levels)  # (..., layers)
         cost: NDArray[np.float64] = self.table[np.arange(len(self.table)), options].sum(axis=-1)
         return cost
+
+
+def maximised(infos: Sequence[ObjectiveInfo], values: Mapping[str, Measurement]) -> NDArray[np.float64]:  # m
+    """Values by name, with the signs that make every objective one to maximise."""
+    return np.array([info.sign * values[info.name].value for info in infos])
+
+
+def reference(infos: Sequence[ObjectiveInfo]) -> NDArray[np.float64]:  # m
+    """The worst point of interest, all objectives maximised."""
+    return np.array([info.sign * info.reference for info in infos])
 
 
 Objective = ObjectiveInfo | CostObjective

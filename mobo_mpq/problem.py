@@ -12,14 +12,13 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mobo_mpq import objective
+from mobo_mpq.allocation import TOLERANCE, cheapest
 from mobo_mpq.errors import InputError
 from mobo_mpq.layers import LayerSpec, OpKind
 from mobo_mpq.objective import CostObjective, Direction, Measurement, Objective, ObjectiveInfo
 from mobo_mpq.policy import Policy
 from mobo_mpq.space import SearchSpace
-
-TOLERANCE = 1e-9
-"""Budgets hold up to this relative excess, which is rounding."""
 
 _UNITS = {"s": "s", "j": "J", "bytes": "byte", "bops": "bit-op"}
 
@@ -60,7 +59,7 @@ class Problem:
     sensitivity: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
-        qualities = [objective for objective in self.objectives if isinstance(objective, ObjectiveInfo)]
+        qualities = [one for one in self.objectives if isinstance(one, ObjectiveInfo)]
         if len(qualities) != 1 or not self.costs:
             raise InputError(
                 f"a problem trades one measured quality against at least one cost; "
@@ -132,21 +131,21 @@ class Problem:
     @cached_property
     def quality(self) -> ObjectiveInfo:
         """The measured objective."""
-        return next(objective for objective in self.objectives if isinstance(objective, ObjectiveInfo))
+        return next(one for one in self.objectives if isinstance(one, ObjectiveInfo))
 
     @property
     def costs(self) -> tuple[CostObjective, ...]:
         """The objectives that are known exactly."""
-        return tuple(objective for objective in self.objectives if isinstance(objective, CostObjective))
+        return tuple(one for one in self.objectives if isinstance(one, CostObjective))
 
     @cached_property
     def reference(self) -> NDArray[np.float64]:  # m
         """The worst point of interest, all objectives maximised."""
-        return np.array([info.sign * info.reference for info in self.infos])
+        return objective.reference(self.infos)
 
     def maximised(self, values: Mapping[str, Measurement]) -> NDArray[np.float64]:  # m
         """A trial's values with the signs that make every objective one to maximise."""
-        return np.array([info.sign * values[info.name].value for info in self.infos])
+        return objective.maximised(self.infos, values)
 
     def cost(self, name: str) -> CostObjective:
         """A cost, objective or constraint, by name.
@@ -194,8 +193,6 @@ class Problem:
         Raises:
             InfeasibleBudget: when there is none.
         """
-        from mobo_mpq.allocation import cheapest
-
         budgets = {budget: (self.cost(budget).table, limit) for budget, limit in self.budgets.items()}
         return cheapest(self.space, self.cost(name).table, budgets)
 

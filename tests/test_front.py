@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mobo_mpq.front import complete, hypervolume_share, maximised, pareto_trials, reference, trials_hypervolume
-from mobo_mpq.objective import Measurement, ObjectiveInfo
+from mobo_mpq.front import complete, hypervolume_share, maximised, pareto_trials, trials_hypervolume
+from mobo_mpq.objective import Measurement, ObjectiveInfo, reference
 from mobo_mpq.trial import Trial, TrialState
 
 INFOS = (

@@ -91,16 +91,14 @@ def _export_onnx(study: StudyFolder, trial: Trial, folder: Path) -> Exported:
     environment.prepare()
     from mobo_mpq.export.onnx_qdq import export_onnx
     from mobo_mpq.export.verify import verify_onnx
-    from mobo_mpq.optimization import one_thread
     from mobo_mpq.workflows.evaluation import Evaluator
     from mobo_mpq.workflows.preparation import prepare
     from mobo_mpq.workflows.search import network_of
 
     prepared = prepare(study.config(), known=read_events(study.journal)[0])
-    with one_thread():  # a network that has to be made again comes out the same
-        evaluator = Evaluator(prepared.work, prepared.task)
-        checkpoints = Checkpoints(study.checkpoints, prepared.config.checkpoint_megabytes * 1e6)
-        network = network_of(trial, evaluator, checkpoints).cpu()
+    evaluator = Evaluator(prepared.work, prepared.task)
+    checkpoints = Checkpoints(study.checkpoints, prepared.config.checkpoint_megabytes * 1e6)
+    network = network_of(trial, evaluator, checkpoints).cpu()
     path = folder / "model.onnx"
     export_onnx(network, prepared.task.example, path, model_digest=prepared.digest, target=prepared.target.name)
     checked = verify_onnx(path, network, evaluator.val)

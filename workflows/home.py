@@ -106,6 +106,8 @@ class Home:
             UnknownName: there is no such study.
             InputError: there is no study at all.
         """
+        if name is not None and self.study(name).exists:  # without reading all the others
+            return self.study(name)
         known = list(self.studies())
         if not known:
             raise InputError(
@@ -113,10 +115,7 @@ class Home:
             )
         if name is None:
             return known[-1]
-        folder = self.study(name)
-        if not folder.exists:
-            raise UnknownName("study", name, [one.name for one in known], "Run 'mobo-mpq search' to begin one.")
-        return folder
+        raise UnknownName("study", name, [one.name for one in known], "Run 'mobo-mpq search' to begin one.")
 
     def new(self, name: str) -> StudyFolder:
         """Where a new study will be; nothing is written yet.

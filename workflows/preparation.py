@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ def _default_bits(config: StudyConfig, target: HardwareTarget) -> dict[str, tupl
     return bits
 
 
-def prepare(config: StudyConfig, known: dict[str, Any] | None = None) -> Prepared:
+def prepare(config: StudyConfig, known: Mapping[str, Any] | None = None) -> Prepared:
     """Load, trace and price; measure the float model.
 
     Args:
@@ -200,7 +201,7 @@ def _baseline(
     return baseline
 
 
-def _read_baseline(known: dict[str, Any]) -> dict[str, dict[str, Measurement]]:
+def _read_baseline(known: Mapping[str, Any]) -> dict[str, dict[str, Measurement]]:
     return {
         split: {name: Measurement(value, stderr) for name, (value, stderr) in values.items()}
         for split, values in known["float"].items()

@@ -74,7 +74,7 @@ class StudyRecord:
             folder=folder,
             infos=tuple(ObjectiveInfo(**info) for info in header["objectives"]),
             header=header,
-            trials=tuple(read_trials(folder.journal)),
+            trials=tuple(read_trials(folder.journal, events)),
             tested=tested,
             total=total,
             runs=runs,
@@ -124,13 +124,9 @@ class StudyRecord:
         """The set, best quality first."""
         return pareto_trials(self.infos, self.finished)
 
-    def hypervolume(self) -> float:
-        """Of the whole study."""
-        return trials_hypervolume(self.infos, self.finished)
-
-    def hypervolumes(self) -> list[float]:
-        """After each finished trial."""
-        return [trials_hypervolume(self.infos, self.finished[: n + 1]) for n in range(len(self.finished))]
+    def hypervolume(self, count: int | None = None) -> float:
+        """Of the whole study, or of the first ``count`` trials that finished."""
+        return trials_hypervolume(self.infos, self.finished[:count])
 
     def run_id(self, number: int) -> str | None:
         """Of a trial, at whichever tracking server it was logged last."""

@@ -12,8 +12,8 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from mobo_mpq.front import hypervolume_share, maximised, reference
-from mobo_mpq.objective import Measurement, ObjectiveInfo
+from mobo_mpq.front import hypervolume_share, maximised
+from mobo_mpq.objective import Measurement, ObjectiveInfo, reference
 from mobo_mpq.objectives.quality import PERCENT_FROM
 from mobo_mpq.policy import Policy
 from mobo_mpq.trial import Trial

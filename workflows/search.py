@@ -20,7 +20,8 @@ from safetensors import SafetensorError
 
 from mobo_mpq.config import StudyConfig
 from mobo_mpq.errors import InputError, WorkError
-from mobo_mpq.journal import Journal, measurement_to_list, read_events
+from mobo_mpq.journal import Journal, measurement_to_list
+from mobo_mpq.optimization import one_thread
 from mobo_mpq.strategies.registry import make_strategy
 from mobo_mpq.study import Study
 from mobo_mpq.trial import Trial, TrialState
@@ -102,7 +103,7 @@ def search(
         created = datetime.now(UTC).isoformat()
         journal.append("study", name=config.name, created=created, **prepared.header())
         study = Study(prepared.problem, make_strategy(config.strategy, prepared.problem, seed=config.seed), journal)
-        return _Run(place, folder, prepared, study, options, config.trials).go()
+        return _Run(place, folder, prepared, study, journal, options, config.trials).go()
 
 
 def resume(
@@ -146,33 +147,44 @@ def resume(
     if record.is_finished and total == record.total and record.is_tested:
         _upload_missing(place, record, options)
         return record
-    config = folder.config()
-    if config.name != record.header["name"]:
-        raise InputError(
-            f"{folder.config_file} is of a study '{config.name}', the journal beside it of '{record.header['name']}'; "
-            "restore the file from a copy, or from the parent run in MLflow"
-        )
-    prepared = prepare(config, known=read_events(folder.journal)[0])
+    config = _config_of(record)
+    prepared = prepare(config, known=record.header)
     with Journal(folder.journal) as journal:
         if total != record.total:
             journal.append("total", trials=total)
         strategy = make_strategy(config.strategy, prepared.problem, seed=config.seed)
         study = Study.resume(prepared.problem, strategy, journal)
-        return _Run(place, folder, prepared, study, options, total).go()
+        return _Run(place, folder, prepared, study, journal, options, total).go()
+
+
+def _config_of(record: StudyRecord) -> StudyConfig:
+    """The study file, if it is the journal's."""
+    config = record.folder.config()
+    if config.name != record.header["name"]:
+        raise InputError(
+            f"{record.folder.config_file} is of a study '{config.name}', the journal beside it of "
+            f"'{record.header['name']}'; restore the file from a copy, or from the parent run in MLflow"
+        )
+    return config
 
 
 def _upload_missing(home: Home, record: StudyRecord, options: RunOptions) -> None:
     """Bring MLflow up to date with a finished study, where it was away while the study ran."""
-    address = tracking_address(home, options.tracking_uri)
-    if is_uploaded(record, address, home):
+    if is_uploaded(record, tracking_address(home, options.tracking_uri), home):
         return
     with Journal(record.folder.journal) as journal:
+        _start_tracker(home, record.folder, journal, options, _say).close()
 
-        def read() -> StudyRecord:
-            return StudyRecord.read(record.folder)
 
-        tracker = Tracker(lambda: MlflowLog(home, address, journal, read()), read, _say)
-        tracker.close()
+def _start_tracker(
+    home: Home, folder: StudyFolder, journal: Journal, options: RunOptions, say: Callable[[str], None]
+) -> Tracker:
+    address = tracking_address(home, options.tracking_uri)
+
+    def read() -> StudyRecord:
+        return StudyRecord.read(folder)
+
+    return Tracker(lambda: MlflowLog(home, address, journal, read()), read, say)
 
 
 def _say(sentence: str) -> None:
@@ -183,16 +195,23 @@ class _Run:
     """One process's work on a study."""
 
     def __init__(
-        self, home: Home, folder: StudyFolder, prepared: Prepared, study: Study, options: RunOptions, total: int
+        self,
+        home: Home,
+        folder: StudyFolder,
+        prepared: Prepared,
+        study: Study,
+        journal: Journal,
+        options: RunOptions,
+        total: int,
     ) -> None:
         self.home, self.folder, self.prepared, self.study = home, folder, prepared, study
-        self.options, self.total = options, total
+        self.journal, self.options, self.total = journal, options, total
         self.checkpoints = Checkpoints(folder.checkpoints, prepared.config.checkpoint_megabytes * 1e6)
         self.reporter = Reporter(stderr, study, total, prepared.baseline["val"][prepared.task.metric_name].value)
 
     def go(self) -> StudyRecord:
         """Run what is missing, score the front on the test split, bring MLflow up to date."""
-        tracker = self._tracker()
+        tracker = _start_tracker(self.home, self.folder, self.journal, self.options, self.reporter.say)
         try:
             with self.reporter.running(), _terminated_is_interrupted():
                 if self.study.evaluated < self.total:
@@ -202,16 +221,6 @@ class _Run:
             self.reporter.say("bringing MLflow up to date")
             tracker.close()
         return StudyRecord.read(self.folder)
-
-    def _tracker(self) -> Tracker:
-        address = tracking_address(self.home, self.options.tracking_uri)
-        journal = self.study.journal
-        assert journal is not None, "a study that is run here has a journal"
-
-        def read() -> StudyRecord:
-            return StudyRecord.read(self.folder)
-
-        return Tracker(lambda: MlflowLog(self.home, address, journal, read()), read, self.reporter.say)
 
     def _run_trials(self, notify: Callable[[], None]) -> None:
         def on_finished(trial: Trial, fetch: Callable[[], bytes | None]) -> None:
@@ -236,8 +245,7 @@ class _Run:
                 f"every legal policy within the budgets has been tried: {self.study.evaluated} trials instead of "
                 f"{self.total}"
             )
-            assert self.study.journal is not None, "a study that is run here has a journal"
-            self.study.journal.append("total", trials=self.study.evaluated)
+            self.journal.append("total", trials=self.study.evaluated)
 
     def _stop_if_hopeless(self) -> None:
         finished = self.study.finished
@@ -264,10 +272,7 @@ class _Run:
         for trial in missing:
             network = network_of(trial, evaluator, self.checkpoints)
             value = task.measure(network, task.test)
-            assert self.study.journal is not None, "a study that is run here has a journal"
-            self.study.journal.append(
-                "test", number=trial.number, values={task.metric_name: measurement_to_list(value)}
-            )
+            self.journal.append("test", number=trial.number, values={task.metric_name: measurement_to_list(value)})
 
 
 def network_of(trial: Trial, evaluator: Evaluator, checkpoints: Checkpoints) -> Any:
@@ -277,7 +282,8 @@ def network_of(trial: Trial, evaluator: Evaluator, checkpoints: Checkpoints) -> 
     if state is not None:
         with contextlib.suppress(SafetensorError, RuntimeError):  # torn by a crash, or of another version
             return evaluator.restore(trial.policy, state, recipe=trial.recipe)
-    return evaluator.build(trial.policy, seed=trial.seed, recipe=trial.recipe)
+    with one_thread():  # as in a worker: more threads would sum in another order
+        return evaluator.build(trial.policy, seed=trial.seed, recipe=trial.recipe)
 
 
 @contextmanager

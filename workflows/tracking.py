@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from mobo_mpq.export.policy_json import PolicyDocument
-from mobo_mpq.front import trials_hypervolume
 from mobo_mpq.journal import Journal
 from mobo_mpq.trial import Trial, TrialState
 from mobo_mpq.workflows import environment
@@ -107,8 +106,7 @@ class MlflowLog:
             elif self._tags.get(trial.number) != (trial.number in front):
                 self._tag(trial.number, trial.number in front)
         for count in range(self._logged_volumes + 1, len(record.finished) + 1):
-            volume = trials_hypervolume(record.infos, record.finished[:count])
-            self.client.log_metric(self.runs["parent"], "hypervolume", volume, step=count)
+            self.client.log_metric(self.runs["parent"], "hypervolume", record.hypervolume(count), step=count)
         self._logged_volumes = len(record.finished)
 
     def finish(self, record: StudyRecord) -> None:

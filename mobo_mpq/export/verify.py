@@ -71,11 +71,7 @@ def verify_onnx(
         index = next(i for i, leaf in enumerate(pytree.tree_leaves(outputs)) if leaf is expected)
         found = torch.from_numpy(_run(session, path, _feeds(inputs, names))[index])
         expected = expected.float().cpu()
-        if found.shape != expected.shape:
-            raise ExportMismatch(
-                f"'{path}' gives an output of shape {tuple(found.shape)} where the network gives "
-                f"{tuple(expected.shape)}; export the network again, with an example shaped like the batches"
-            )
+        _check_shapes(path, expected, found)
         worst = max(worst, float((found - expected).abs().max()))
         same = _same(expected, found, class_axis(expected, target))
         equal, samples = equal + int(same.sum()), samples + same.numel()
@@ -115,6 +111,14 @@ def _run(session: Any, path: str | Path, feeds: dict[str, Any]) -> Any:
             f"'{path}' does not take a batch that the network takes: got {got}, expected {taken} ({reason}); export "
             "the network again with an example shaped like the batches, or pad them all to the file's shape"
         ) from error
+
+
+def _check_shapes(path: str | Path, expected: Tensor, found: Tensor) -> None:
+    if found.shape != expected.shape:
+        raise ExportMismatch(
+            f"'{path}' gives an output of shape {tuple(found.shape)} where the network gives "
+            f"{tuple(expected.shape)}; export the network again, with an example shaped like the batches"
+        )
 
 
 def _parts(batch: Any, names: Sequence[str]) -> tuple[Example, Any]:

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobo_mpq.errors import InputError
+from mobo_mpq.front import complete
 from mobo_mpq.objective import Measurement
 from mobo_mpq.policy import Policy
 from mobo_mpq.problem import Problem
 from mobo_mpq.seeding import derive, rng
-from mobo_mpq.trial import Proposal, Trial, TrialState
+from mobo_mpq.trial import Proposal, Trial
 
 
 class Strategy(ABC):
@@ -103,7 +104,7 @@ class Strategy(ABC):
     @property
     def complete(self) -> list[Trial]:
         """Finished trials that have values, in the order in which they finished."""
-        return [trial for trial in self.finished if trial.state is TrialState.COMPLETE]
+        return complete(self.finished)
 
     @property
     def observed(self) -> list[tuple[Policy, Mapping[str, Measurement]]]:

@@ -71,7 +71,7 @@ def test_the_parent_tells_the_study(finished_home: Path, tmp_path: Path) -> None
     assert parent.data.params["target"] == "mpic"
     assert parent.data.metrics["float_val_accuracy"] == record.float_values["accuracy"].value
     history = sorted(client.get_metric_history(parent.info.run_id, "hypervolume"), key=lambda point: point.step)
-    assert [point.value for point in history] == record.hypervolumes()
+    assert [point.value for point in history] == [record.hypervolume(n + 1) for n in range(6)]
     files = {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert files == {"study.toml", "pareto.json", "pareto.csv", "front.html", "front.png"}
     policy = client.download_artifacts(children[1].info.run_id, "policy.json", str(tmp_path))
