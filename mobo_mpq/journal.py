@@ -199,16 +199,17 @@ def trial_from_dict(document: Mapping[str, Any]) -> Trial:
 
 
 def measurement_to_list(measurement: Measurement) -> list[float | None]:
-    """``[value, standard error]``, the error ``None`` when it is not known."""
-    return [measurement.value, measurement.stderr]
+    """``[value, standard error]``, the error ``None`` when it is not known; then the divergence where there is one."""
+    pair = [measurement.value, measurement.stderr]
+    return pair if measurement.divergence is None else [*pair, measurement.divergence]
 
 
 def measurement_from_list(pair: list[float | None]) -> Measurement:
     """The inverse of :func:`measurement_to_list`."""
-    value, stderr = pair
+    value, stderr, *divergence = pair
     if value is None or not math.isfinite(value):
         raise ValueError(f"a measurement is {value}")
-    return Measurement(float(value), stderr)
+    return Measurement(float(value), stderr, *divergence)
 
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:

@@ -52,10 +52,18 @@ class ObjectiveInfo:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """A value and its standard error: ``None`` when not known, 0.0 when exact."""
+    """What was measured.
+
+    Attributes:
+        value: of an objective.
+        stderr: its standard error: ``None`` when not known, 0.0 when exact.
+        divergence: of the network's outputs from the float network's on the same samples, 0 or more: a companion of a
+            quality that has far less noise; ``None`` where it was not measured.
+    """
 
     value: float
     stderr: float | None = None
+    divergence: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

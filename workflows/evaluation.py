@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from mobo_mpq.policy import Policy
 from mobo_mpq.quant.transform import QuantizedNetwork
 from mobo_mpq.seeding import derive
 from mobo_mpq.training.data import SharedLoader, first_inputs, rebuild
+from mobo_mpq.training.divergence import Divergence
 from mobo_mpq.training.isolation import isolated
 from mobo_mpq.training.recipes import TrainingContext, apply_uncalibrated, run_recipe
 from mobo_mpq.trial import Recipe
@@ -78,6 +79,7 @@ class Evaluator:
         seed = derive(work.seed, "calibration")
         with isolated(seed):  # a loader may shuffle and augment by global generators
             calibration = first_inputs(self.train, CALIBRATION_BATCHES, seed)
+            self.divergence = Divergence(network, self.val)
         self.context = TrainingContext(network, self.train, self.task.loss, calibration)
 
     def run(self, policy: Policy, *, seed: int, recipe: Recipe | None = None) -> Outcome:
@@ -86,11 +88,17 @@ class Evaluator:
         try:
             with isolated(derive(seed, "evaluation")):
                 network = self.build(policy, seed=seed, recipe=recipe)
-                measurement = self.task.measure(network, self.val)
+                measurement = self.score(network)
         except Exception as error:
             first_line = str(error).split("\n", 1)[0]
             return Outcome(None, b"", time.perf_counter() - start, f"{type(error).__name__}: {first_line}")
         return Outcome(measurement, dump_state(network), time.perf_counter() - start)
+
+    def score(self, network: QuantizedNetwork) -> Measurement:
+        """The task's metric on the validation split, and the divergence from the float network in the same pass."""
+        with self.divergence.recorded(network) as tally:
+            measurement = self.task.measure(network, self.val)
+        return replace(measurement, divergence=tally.mean)
 
     def build(self, policy: Policy, *, seed: int, recipe: Recipe | None = None) -> QuantizedNetwork:
         """The quantized network of a policy."""

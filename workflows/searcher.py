@@ -73,8 +73,8 @@ class StudySearcher(Searcher):
 
     def _tell(self, number: int, result: dict[str, Any]) -> Trial:
         if "value" in result:
-            values = {self.study.problem.quality.name: Measurement(result["value"], result["stderr"])}
-            return self.study.tell(number, values, seconds=result["seconds"])
+            measured = Measurement(result["value"], result["stderr"], result["divergence"])
+            return self.study.tell(number, {self.study.problem.quality.name: measured}, seconds=result["seconds"])
         why = result.get("error") or "the worker was lost: out of memory, or its node went away"
         return self.study.tell(number, error=why, seconds=result.get("seconds"))
 

@@ -59,6 +59,7 @@ class PolicyTrainable(tune.Trainable):
             "done": True,
             "value": outcome.measurement.value,
             "stderr": outcome.measurement.stderr,
+            "divergence": outcome.measurement.divergence,
             "seconds": outcome.seconds,
         }
 
