@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 
@@ -16,7 +17,10 @@ from mobo_mpq.problem import Problem
 from mobo_mpq.strategies.registry import make_strategy
 from mobo_mpq.study import Study
 
-Evaluate = Callable[[Policy], float | tuple[float, float]]
+Result = float | tuple[float, float] | Measurement
+"""Of one objective: a value, (value, standard error), or both and the divergence."""
+
+Evaluate = Callable[[Policy], Result | Mapping[str, Result]]
 
 
 def optimize(
@@ -32,7 +36,9 @@ def optimize(
 
     Args:
         problem: what is searched.
-        evaluate: policy -> quality, or (quality, standard error). A value that is not finite is a failed trial.
+        evaluate: policy -> the quality, as a number, as (number, standard error) or as a
+            :class:`~mobo_mpq.objective.Measurement`. Where several objectives are measured, a mapping from the name of
+            each to one of these. A value that is not finite is a failed trial.
         strategy: name of a registered strategy.
         trials: evaluations in all.
         batch: proposals that are made before the first of them is evaluated.
@@ -42,7 +48,8 @@ def optimize(
         The study: its trials, its Pareto set, its hypervolume.
 
     Raises:
-        InputError: ``trials`` or ``batch`` below 1, an unknown strategy, or an ``evaluate`` that returns no number.
+        InputError: ``trials`` or ``batch`` below 1, an unknown strategy, or an ``evaluate`` that returns no number, or
+            other names than those of the measured objectives.
     """
     for name, number in (("trials", trials), ("batch", batch)):
         if not isinstance(number, int) or number < 1:
@@ -56,23 +63,44 @@ def optimize(
             for trial in running:
                 assert trial.policy is not None, "optimize has no recipe that could find a policy"
                 start = time.perf_counter()
-                measured = _measurement(evaluate(trial.policy))
-                study.tell(trial.number, {problem.quality.name: measured}, seconds=time.perf_counter() - start)
+                measured = _measurements(problem, evaluate(trial.policy))
+                study.tell(trial.number, measured, seconds=time.perf_counter() - start)
     return study
 
 
-def _measurement(result: float | tuple[float, float]) -> Measurement:
+def _measurements(problem: Problem, result: Result | Mapping[str, Result]) -> dict[str, Measurement]:
+    names = [info.name for info in problem.measured]
+    if isinstance(result, Mapping):
+        if set(result) != set(names):
+            raise InputError(
+                f"evaluate returned values of {', '.join(map(str, result)) or 'nothing'}; expected {', '.join(names)}"
+            )
+        return {name: _measurement(name, result[name]) for name in names}
+    if len(names) > 1:
+        raise InputError(
+            f"evaluate returned {result!r}; the problem measures {', '.join(names)}: return a mapping from each of "
+            f"these names to its value"
+        )
+    return {names[0]: _measurement(names[0], result)}
+
+
+def _measurement(name: str, result: Result) -> Measurement:
     try:
-        if isinstance(result, tuple):
+        if isinstance(result, Measurement):
+            found = replace(result, value=float(result.value))
+        elif isinstance(result, tuple):
             value, stderr = result
-            if not 0 <= float(stderr) < math.inf:
-                raise ValueError
-            return Measurement(float(value), float(stderr))
-        return Measurement(float(result))
+            found = Measurement(float(value), float(stderr))
+        else:
+            found = Measurement(float(result))
+        if not all(extra is None or 0 <= extra < math.inf for extra in (found.stderr, found.divergence)):
+            raise ValueError
     except (TypeError, ValueError):
         raise InputError(
-            f"evaluate returned {result!r}; expected the quality as a number, or (quality, standard error of 0 or more)"
+            f"evaluate returned {result!r}; expected the {name} as a number, (number, standard error of 0 or more) or "
+            f"a Measurement"
         ) from None
+    return found
 
 
 @contextmanager

@@ -41,13 +41,14 @@ class Problem:
     Attributes:
         layers: in the order of the network.
         space: the legal policies.
-        objectives: one measured quality, given by its :class:`ObjectiveInfo`, and any number of exact costs.
+        objectives: measured ones, given by their :class:`ObjectiveInfo`, and exact costs: one of each or more, in any
+            order. The first measured one is the quality.
         budgets: name of a cost -> largest value allowed.
         constraints: costs that are no objectives, but that a budget names.
         sensitivity: ``layers x options``, expected quality loss, where it has been measured.
 
     Raises:
-        InputError: when there is not exactly one quality, no cost, a name that repeats, or a budget on an unknown cost.
+        InputError: when there is no quality, no cost, a name that repeats, or a budget on an unknown cost.
         InfeasibleBudget: when no policy keeps the budgets.
     """
 
@@ -59,11 +60,10 @@ class Problem:
     sensitivity: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
-        qualities = [one for one in self.objectives if isinstance(one, ObjectiveInfo)]
-        if len(qualities) != 1 or not self.costs:
+        if not self.measured or not self.costs:
             raise InputError(
-                f"a problem trades one measured quality against at least one cost; "
-                f"got {len(qualities)} measured and {len(self.costs)} costs"
+                f"a problem trades at least one measured quality against at least one cost; "
+                f"got {len(self.measured)} measured and {len(self.costs)} costs"
             )
         names = [info.name for info in self.infos]
         if len(set(names)) != len(names):
@@ -83,7 +83,7 @@ class Problem:
         activation_bits: Sequence[int],
         costs: Mapping[str, ArrayLike],
         references: Mapping[str, float],
-        quality: ObjectiveInfo,
+        quality: ObjectiveInfo | Sequence[ObjectiveInfo],
         sensitivity: ArrayLike | None = None,
         budgets: Mapping[str, float] | None = None,
     ) -> Self:
@@ -95,7 +95,7 @@ class Problem:
             activation_bits: every layer's choices.
             costs: name -> ``layers x options``, options in the order of ``product(weight_bits, activation_bits)``.
             references: name of a cost -> its worst value of interest.
-            quality: the measured objective.
+            quality: the measured objective, or several of them.
             sensitivity: ``layers x options``, expected quality loss.
             budgets: name of a cost -> largest value allowed.
 
@@ -111,7 +111,7 @@ class Problem:
         for name in tables:
             if name not in references:
                 raise InputError(f"cost '{name}' has no reference; give its worst value of interest in references")
-        objectives: list[Objective] = [quality]
+        objectives: list[Objective] = [quality] if isinstance(quality, ObjectiveInfo) else [*quality]
         for name, table in tables.items():
             unit = _UNITS.get(name.rsplit("_", 1)[-1].lower(), "")
             objectives.append(
@@ -129,9 +129,14 @@ class Problem:
         return tuple(o if isinstance(o, ObjectiveInfo) else o.info for o in self.objectives)
 
     @cached_property
+    def measured(self) -> tuple[ObjectiveInfo, ...]:
+        """The objectives that only an evaluation tells, in order."""
+        return tuple(one for one in self.objectives if isinstance(one, ObjectiveInfo))
+
+    @property
     def quality(self) -> ObjectiveInfo:
-        """The measured objective."""
-        return next(one for one in self.objectives if isinstance(one, ObjectiveInfo))
+        """The first measured objective; most problems have no other."""
+        return self.measured[0]
 
     @property
     def costs(self) -> tuple[CostObjective, ...]:

@@ -104,20 +104,25 @@ class Study:
         if trial is None or trial.is_final:
             raise PolicyError(f"trial {number} is not running; it was told before, or never asked for")
         trial = replace(trial, policy=policy or trial.policy, seconds=seconds, finished=datetime.now(UTC))
-        quality = self.problem.quality.name
         if pruned:
             trial = replace(trial, state=TrialState.PRUNED, error=error)
-        elif values is None or quality not in values or not math.isfinite(values[quality].value):
-            found = None if values is None else values.get(quality)
-            why = error or f"{quality} is {found.value if found else 'missing'}; expected a finite number"
-            trial = replace(trial, state=TrialState.FAILED, error=why)
+        elif (lack := self._lack(values or {})) is not None:
+            trial = replace(trial, state=TrialState.FAILED, error=error or lack)
         else:
-            assert trial.policy is not None, "a recipe that finds the policy reports it"
+            assert values is not None and trial.policy is not None, "a recipe that finds the policy reports it"
             complete = {**values, **self.problem.cost_values(trial.policy)}
             trial = replace(trial, state=TrialState.COMPLETE, values=complete)
         self._record(trial)
         self.strategy.tell([trial])
         return trial
+
+    def _lack(self, values: Mapping[str, Measurement]) -> str | None:
+        """The first measured objective that has no finite value, if one has none."""
+        for info in self.problem.measured:
+            found = values.get(info.name)
+            if found is None or not math.isfinite(found.value):
+                return f"{info.name} is {'missing' if found is None else found.value}; expected a finite number"
+        return None
 
     def _admit(self, proposal: Proposal) -> Trial:
         """The gate: check a proposal, number it, write it down; over-budget ones end here, for free."""

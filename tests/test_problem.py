@@ -84,7 +84,10 @@ def test_a_budget_may_be_on_a_cost_that_is_no_objective() -> None:
         ({"costs": {"size_bytes": [[np.nan] * 4] * 2}}, "table 'size_bytes' holds values that are not finite"),
         ({"sensitivity": [[1.0]]}, r"table 'sensitivity' has shape \(1, 1\)"),
         ({"references": {}}, "cost 'size_bytes' has no reference; give its worst value of interest"),
-        ({"costs": {}}, "a problem trades one measured quality against at least one cost; got 1 measured and 0 costs"),
+        (
+            {"costs": {}},
+            "a problem trades at least one measured quality against at least one cost; got 1 measured and 0 costs",
+        ),
         ({"budgets": {"latency_s": 1.0}}, "no cost 'latency_s' in this problem; it has size_bytes"),
         ({"budgets": {"size_bytes": float("nan")}}, "budget 'size_bytes' is not a number"),
         (
@@ -106,7 +109,22 @@ def test_an_impossible_budget_is_named_with_the_cheapest_value() -> None:
         _problem(costs=both, references={"small": 44.0, "large": 0.0}, budgets={"small": 11.0, "large": -40.0})
 
 
-def test_two_qualities_are_one_too_many() -> None:
-    problem = _problem()
-    with pytest.raises(InputError, match="got 2 measured and 1 costs"):
-        replace(problem, objectives=(ACCURACY, *problem.objectives))
+def test_several_measured_objectives_in_any_order() -> None:
+    loss = ObjectiveInfo("loss", "nat", Direction.MINIMIZE, 2.0)
+    problem = _problem(quality=[ACCURACY, loss])
+    assert [info.name for info in problem.infos] == ["accuracy", "loss", "size_bytes"]
+    cost = problem.costs[0]
+    problem = replace(problem, objectives=(loss, cost, ACCURACY))
+    assert [info.name for info in problem.infos] == ["loss", "size_bytes", "accuracy"]
+    assert problem.measured == (loss, ACCURACY)
+    assert problem.quality is loss
+    assert problem.reference.tolist() == [-2.0, -44.0, 0.1]
+    values = {"accuracy": Measurement(0.7), "loss": Measurement(0.5), "size_bytes": Measurement(11.0)}
+    assert problem.maximised(values).tolist() == [-0.5, -11.0, 0.7]
+
+
+def test_a_problem_measures_something() -> None:
+    with pytest.raises(InputError, match="got 0 measured and 1 costs"):
+        _problem(quality=[])
+    with pytest.raises(InputError, match="objectives are called accuracy, accuracy, size_bytes; expected each name"):
+        _problem(quality=[ACCURACY, ACCURACY])

@@ -18,14 +18,18 @@ from mobo_mpq.trial import Proposal, TrialState
 BITS = np.array([2.0, 4.0, 8.0])
 
 
-def make_problem(**budgets: float) -> Problem:
+ACCURACY = ObjectiveInfo("accuracy", "", "maximize", 0.0)  # type: ignore[arg-type]
+LOSS = ObjectiveInfo("loss", "", "minimize", 2.0)  # type: ignore[arg-type]
+
+
+def make_problem(*more: ObjectiveInfo, **budgets: float) -> Problem:
     return Problem.from_tables(
         ["a", "b"],
         weight_bits=(2, 4, 8),
         activation_bits=(8,),
         costs={"latency_s": np.stack([BITS, 2 * BITS])},
         references={"latency_s": 24.0},
-        quality=ObjectiveInfo("accuracy", "", "maximize", 0.0),  # type: ignore[arg-type]
+        quality=[ACCURACY, *more],
         budgets=budgets,
     )
 
@@ -92,6 +96,24 @@ def test_failed_and_pruned_trials_end_too() -> None:
     assert [trial.number for trial in study.finished] == [1, 0, 2]
     assert study.evaluated == 3
     assert study.strategy.running == {}
+
+
+@pytest.mark.parametrize(
+    ("values", "error"),
+    [
+        ({"accuracy": 0.5}, "loss is missing; expected a finite number"),
+        ({"loss": 0.5}, "accuracy is missing; expected a finite number"),
+        ({"accuracy": 0.5, "loss": float("nan")}, "loss is nan; expected a finite number"),
+        ({"accuracy": 0.5, "loss": 1.5}, None),
+    ],
+)
+def test_every_measured_objective_is_needed(values: dict[str, float], error: str | None) -> None:
+    problem = make_problem(LOSS)
+    study = Study(problem, Scripted(problem, seed=3))
+    study.ask()
+    done = study.tell(0, {name: Measurement(value) for name, value in values.items()})
+    assert (done.state, done.error) == (TrialState.FAILED if error else TrialState.COMPLETE, error)
+    assert set(done.values) == (set() if error else {"accuracy", "loss", "latency_s"})
 
 
 @pytest.mark.parametrize("number", [0, 5])
