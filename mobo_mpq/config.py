@@ -56,6 +56,7 @@ class StudyConfig(BaseModel):
         budget: ``latency_ms<=X`` and the like.
         worst_quality: reference of the quality; 10 points below the float model, or 1.2 times its value, when absent.
         gpus_per_trial: share of a GPU that each trial reserves.
+        futility: whether trials that cannot pay off stop after a quarter of their fine-tune.
         checkpoint_megabytes: cap on the checkpoints kept for the front.
     """
 
@@ -80,6 +81,7 @@ class StudyConfig(BaseModel):
     budget: tuple[str, ...] = ()
     worst_quality: float | None = None
     gpus_per_trial: Annotated[float, Field(ge=0)] = 0.0
+    futility: bool = False
     checkpoint_megabytes: Annotated[float, Field(ge=0)] = 256.0
 
     @field_validator("schema_version")

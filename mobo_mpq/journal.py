@@ -168,6 +168,7 @@ def trial_to_dict(trial: Trial) -> dict[str, Any]:
         "seed": trial.seed,
         "policy": trial.policy.to_dict() if trial.policy is not None else None,
         "values": {name: measurement_to_list(value) for name, value in trial.values.items()},
+        "early": measurement_to_list(trial.early) if trial.early else None,
         "error": trial.error,
         "seconds": trial.seconds,
         "started": trial.started.isoformat() if trial.started else None,
@@ -195,6 +196,7 @@ def trial_from_dict(document: Mapping[str, Any]) -> Trial:
         started=time("started"),
         finished=time("finished"),
         recipe=Recipe(**document["recipe"]) if "recipe" in document else None,
+        early=measurement_from_list(document["early"]) if "early" in document else None,
     )
 
 

@@ -84,6 +84,7 @@ class Study:
         *,
         error: str | None = None,
         pruned: bool = False,
+        early: Measurement | None = None,
         policy: Policy | None = None,
         seconds: float | None = None,
     ) -> Trial:
@@ -94,6 +95,7 @@ class Study:
             values: of the measured objectives; the exact costs are filled in here.
             error: why there are none.
             pruned: the trial was stopped on purpose.
+            early: the quality after a quarter of the fine-tune, where it was measured.
             policy: what was really evaluated, where the recipe chose it.
             seconds: spent on the evaluation.
 
@@ -103,7 +105,7 @@ class Study:
         trial = self._trials.get(number)
         if trial is None or trial.is_final:
             raise PolicyError(f"trial {number} is not running; it was told before, or never asked for")
-        trial = replace(trial, policy=policy or trial.policy, seconds=seconds, finished=datetime.now(UTC))
+        trial = replace(trial, policy=policy or trial.policy, early=early, seconds=seconds, finished=datetime.now(UTC))
         if pruned:
             trial = replace(trial, state=TrialState.PRUNED, error=error)
         elif (lack := self._lack(values or {})) is not None:

@@ -65,6 +65,7 @@ class Trial:
         policy: what is, or was really, evaluated.
         origin: what made it.
         values: objective name -> measurement; empty unless complete.
+        early: the quality after a quarter of the fine-tune, where the study stops hopeless trials.
         seed: the trial's own seed, derived from the study's and the number.
         error: why it failed or was pruned.
         started: UTC.
@@ -84,6 +85,7 @@ class Trial:
     finished: datetime | None = None
     seconds: float | None = None
     recipe: Recipe | None = None
+    early: Measurement | None = None
 
     @property
     def was_evaluated(self) -> bool:

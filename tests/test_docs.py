@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -195,8 +196,8 @@ def test_fields_and_defaults_of_the_study_file() -> None:
     shown = StudyConfig().model_dump(mode="json", by_alias=True)
     assert set(rows) == set(shown)
     for field, value in shown.items():
-        expected = "" if value is None else str(value).replace("'", '"')
-        assert rows[field] in (expected, f'"{expected}"'), f"{field}: {rows[field]} instead of {expected}"
+        expected = "" if value is None else json.dumps(value)  # which TOML writes alike
+        assert rows[field] == expected, f"{field}: {rows[field]} instead of {expected}"
 
 
 def test_options_and_defaults_of_qat() -> None:

@@ -63,6 +63,7 @@ def search(
     tie: Annotated[list[str] | None, typer.Option(metavar="LAYER,LAYER", help="Layers with the same bits.")] = None,
     budget: Annotated[list[str] | None, typer.Option(metavar="latency_ms<=X", help="A hard limit on a cost.")] = None,
     worst_quality: Annotated[str | None, typer.Option(metavar="X", help="The worst quality still of interest.")] = None,
+    futility: Annotated[bool, typer.Option("--futility", help="Stop trials early that cannot pay off.")] = False,
     gpus_per_trial: Annotated[str | None, typer.Option(metavar="X", help="Share of a GPU per trial. [0]")] = None,
     address: AddressOption = None,
     tracking_uri: TrackingOption = None,
@@ -81,6 +82,7 @@ def search(
     )
     flags |= dict(trials=trials, seed=seed, name=name, weight_bits=weight_bits, activation_bits=activation_bits)
     flags |= dict(pin=pin or None, tie=tie or None, budget=budget or None)
+    flags |= dict(futility=futility or None)
     flags |= dict(worst_quality=worst_quality, concurrency=concurrency, gpus_per_trial=gpus_per_trial)
     values = StudyConfig.read(study) if study else {}
     StudyConfig.parse(values, source=str(study or ""))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 from safetensors.torch import load, save
 from torch import nn
 
+from mobo_mpq.errors import TaskError
+from mobo_mpq.futility import verdict
 from mobo_mpq.graph import Network, load_program
 from mobo_mpq.objective import Measurement
 from mobo_mpq.objectives.tasks import LoadedTask, load_task
@@ -20,6 +23,7 @@ from mobo_mpq.seeding import derive
 from mobo_mpq.training.data import SharedLoader, first_inputs, rebuild
 from mobo_mpq.training.divergence import Divergence
 from mobo_mpq.training.isolation import isolated
+from mobo_mpq.training.probe import Probe, undisturbed
 from mobo_mpq.training.recipes import TrainingContext, apply_uncalibrated, run_recipe
 from mobo_mpq.trial import Recipe
 
@@ -38,6 +42,7 @@ class Work:
         val: likewise for validation.
         seed: of the study.
         gpus: share of a GPU that each trial reserves; 0 runs on the CPU.
+        futility: whether networks are measured early in their fine-tune, and hopeless ones given up.
     """
 
     task: str
@@ -47,6 +52,7 @@ class Work:
     val: SharedLoader | None
     seed: int
     gpus: float = 0.0
+    futility: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,16 +60,45 @@ class Outcome:
     """What became of one evaluation.
 
     Attributes:
-        measurement: on the validation split; ``None`` when it failed.
+        measurement: on the validation split; ``None`` when it failed or was given up.
         state: the quantized network's parameters and buffers, as safetensors.
         seconds: wall time.
-        error: why it failed.
+        error: why it failed, or was given up.
+        early: measured after a quarter of the fine-tune, where that was asked for.
+        pruned: it was given up, on purpose.
     """
 
     measurement: Measurement | None
     state: bytes
     seconds: float
     error: str | None = None
+    early: Measurement | None = None
+    pruned: bool = False
+
+
+class _Hopeless(Exception):
+    """Ends a fine-tune that is given up."""
+
+
+class _EarlyLook:
+    """A probe: measures a network as at the end, and gives up one that is on the wrong side of the bar.
+
+    Attributes:
+        measurement: what was found; ``None`` before, and where the metric fails: the end will tell why.
+    """
+
+    def __init__(self, evaluator: Evaluator, seed: int, bar: float | None) -> None:
+        self.evaluator, self.seed, self.bar = evaluator, seed, bar
+        self.measurement: Measurement | None = None
+
+    def __call__(self, network: QuantizedNetwork) -> None:
+        task = self.evaluator.task
+        with undisturbed(network, self.seed, self.evaluator.val), suppress(TaskError):
+            self.measurement = self.evaluator.score(network)
+        if self.measurement is not None:
+            why = verdict(task.metric_name, task.direction, self.measurement.value, self.bar)
+            if why is not None:
+                raise _Hopeless(why)
 
 
 class Evaluator:
@@ -82,17 +117,28 @@ class Evaluator:
             self.divergence = Divergence(network, self.val)
         self.context = TrainingContext(network, self.train, self.task.loss, calibration)
 
-    def run(self, policy: Policy, *, seed: int, recipe: Recipe | None = None) -> Outcome:
-        """Quantize, fine-tune, score. Whatever goes wrong, in a user's loss as well as here, is an outcome."""
+    def run(self, policy: Policy, *, seed: int, recipe: Recipe | None = None, bar: float | None = None) -> Outcome:
+        """Quantize, fine-tune, score. Whatever goes wrong, in a user's loss as well as here, is an outcome.
+
+        Args:
+            policy: bits of every layer.
+            seed: of the trial.
+            recipe: the trial's own, over the study's.
+            bar: quality after a quarter of the fine-tune from which the trial goes on; see :mod:`mobo_mpq.futility`.
+        """
         start = time.perf_counter()
+        drawn = derive(seed, "evaluation")  # the early look draws the same numbers as the last one
+        look = _EarlyLook(self, drawn, bar) if self.work.futility else None
         try:
-            with isolated(derive(seed, "evaluation")):
-                network = self.build(policy, seed=seed, recipe=recipe)
+            with isolated(drawn):
+                network = self.build(policy, seed=seed, recipe=recipe, probe=look)
                 measurement = self.score(network)
         except Exception as error:
             first_line = str(error).split("\n", 1)[0]
-            return Outcome(None, b"", time.perf_counter() - start, f"{type(error).__name__}: {first_line}")
-        return Outcome(measurement, dump_state(network), time.perf_counter() - start)
+            hopeless = isinstance(error, _Hopeless)
+            why = first_line if hopeless else f"{type(error).__name__}: {first_line}"
+            return Outcome(None, b"", time.perf_counter() - start, why, look and look.measurement, hopeless)
+        return Outcome(measurement, dump_state(network), time.perf_counter() - start, early=look and look.measurement)
 
     def score(self, network: QuantizedNetwork) -> Measurement:
         """The task's metric on the validation split, and the divergence from the float network in the same pass."""
@@ -100,9 +146,11 @@ class Evaluator:
             measurement = self.task.measure(network, self.val)
         return replace(measurement, divergence=tally.mean)
 
-    def build(self, policy: Policy, *, seed: int, recipe: Recipe | None = None) -> QuantizedNetwork:
-        """The quantized network of a policy."""
-        return run_recipe(recipe or self.work.recipe, self.context, policy, seed=seed)
+    def build(
+        self, policy: Policy, *, seed: int, recipe: Recipe | None = None, probe: Probe | None = None
+    ) -> QuantizedNetwork:
+        """The quantized network of a policy; a probe changes nothing about it."""
+        return run_recipe(recipe or self.work.recipe, self.context, policy, seed=seed, probe=probe)
 
     def restore(self, policy: Policy, state: bytes, *, recipe: Recipe | None = None) -> QuantizedNetwork:
         """The network that was saved with :func:`dump_state`."""

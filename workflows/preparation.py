@@ -146,6 +146,7 @@ def prepare(config: StudyConfig, known: Mapping[str, Any] | None = None) -> Prep
         val=share(task.val),
         seed=config.seed,
         gpus=config.gpus_per_trial,
+        futility=config.futility,
     )
     return Prepared(config, task, target, network, problem, work, digest, baseline)
 

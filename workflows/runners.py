@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from mobo_mpq import futility
 from mobo_mpq.errors import InputError
 from mobo_mpq.optimization import one_thread
 from mobo_mpq.study import Study
@@ -35,10 +36,24 @@ def run_serial(study: Study, work: Work, total: int, on_finished: OnFinished) ->
                 return
             for trial in trials:
                 assert trial.policy is not None, "the recipes of this version do not choose policies"
-                outcome = evaluator.run(trial.policy, seed=trial.seed, recipe=trial.recipe)
+                outcome = evaluator.run(
+                    trial.policy, seed=trial.seed, recipe=trial.recipe, bar=bar_of(study, work, trial)
+                )
                 values = {study.problem.quality.name: outcome.measurement} if outcome.measurement else None
-                done = study.tell(trial.number, values, error=outcome.error, seconds=outcome.seconds)
+                done = study.tell(
+                    trial.number,
+                    values,
+                    error=outcome.error,
+                    pruned=outcome.pruned,
+                    early=outcome.early,
+                    seconds=outcome.seconds,
+                )
                 on_finished(done, lambda state=outcome.state: state)  # type: ignore[misc]
+
+
+def bar_of(study: Study, work: Work, trial: Trial) -> float | None:
+    """The early quality from which a trial goes on, as things stand; ``None`` lets it."""
+    return futility.bar(study.problem, study.finished, trial) if work.futility else None
 
 
 def run_ray(
@@ -64,7 +79,7 @@ def run_ray(
         def finished(trial: Trial) -> None:
             on_finished(trial, lambda: ray.get(mailbox.take.remote(trial.number)))
 
-        searcher = StudySearcher(study, total, at_once, finished)
+        searcher = StudySearcher(study, total, at_once, finished, lambda trial: bar_of(study, work, trial))
         trainable = tune.with_resources(
             tune.with_parameters(PolicyTrainable, work=work, mailbox=mailbox), _resources(work)
         )

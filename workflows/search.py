@@ -24,6 +24,7 @@ from mobo_mpq.journal import Journal, measurement_to_list
 from mobo_mpq.optimization import one_thread
 from mobo_mpq.strategies.registry import make_strategy
 from mobo_mpq.study import Study
+from mobo_mpq.training.recipes import trains
 from mobo_mpq.trial import Trial, TrialState
 from mobo_mpq.workflows import environment
 from mobo_mpq.workflows.checkpoints import Checkpoints
@@ -95,6 +96,8 @@ def search(
     prepared = prepare(config)
     for line in prepared.network.unquantized:
         _say(f"left in float: {line}")
+    if config.futility and not trains(prepared.work.recipe):
+        _say(f"--futility has no effect: recipe '{config.recipe}' trains nothing that could be stopped")
     place.make(folder)
     with Journal(folder.journal) as journal:
         folder.refuse_if_begun()  # by another process, while this one prepared

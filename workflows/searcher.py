@@ -8,12 +8,12 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from mobo_mpq.journal import recipe_to_dict
-from mobo_mpq.objective import Measurement
+from mobo_mpq.journal import measurement_from_list, recipe_to_dict
 from mobo_mpq.study import Study
 from mobo_mpq.trial import Trial
 
 Finished = Callable[[Trial], None]
+Bar = Callable[[Trial], float | None]
 
 
 class StudySearcher(Searcher):
@@ -26,11 +26,13 @@ class StudySearcher(Searcher):
         total: trials to end in all.
         concurrency: trials at a time; Tune asks for one more than it has room for, which would be decided too early.
         on_finished: called with every finished trial.
+        bar: the early quality from which a trial goes on; asked when it is handed out.
     """
 
-    def __init__(self, study: Study, total: int, concurrency: int, on_finished: Finished) -> None:
+    def __init__(self, study: Study, total: int, concurrency: int, on_finished: Finished, bar: Bar) -> None:
         super().__init__()
-        self.study, self.total, self.concurrency, self.on_finished = study, total, concurrency, on_finished
+        self.study, self.total, self.concurrency = study, total, concurrency
+        self.on_finished, self.bar = on_finished, bar
         self._numbers: dict[str, int] = {}
         self._exhausted = False
         self.failure: Exception | None = None
@@ -47,8 +49,10 @@ class StudySearcher(Searcher):
         if len(self._numbers) >= self.concurrency:
             return None
         trials: list[Trial] = []
+        bar: float | None = None
         with self._kept():
             trials = self.study.ask(1)
+            bar = self.bar(trials[0]) if trials else None
         if not trials:
             self._exhausted = True
             return Searcher.FINISHED
@@ -61,6 +65,7 @@ class StudySearcher(Searcher):
             "seed": trial.seed,
             "policy": [[name, list(bits)] for name, bits in trial.policy.items()],
             "recipe": recipe_to_dict(trial.recipe) if trial.recipe else None,
+            "bar": bar,
         }
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -72,11 +77,13 @@ class StudySearcher(Searcher):
             self.on_finished(self._tell(number, result or {}))
 
     def _tell(self, number: int, result: dict[str, Any]) -> Trial:
-        if "value" in result:
-            measured = Measurement(result["value"], result["stderr"], result["divergence"])
-            return self.study.tell(number, {self.study.problem.quality.name: measured}, seconds=result["seconds"])
+        early = measurement_from_list(result["early"]) if "early" in result else None
+        if "measured" in result:
+            values = {self.study.problem.quality.name: measurement_from_list(result["measured"])}
+            return self.study.tell(number, values, early=early, seconds=result["seconds"])
         why = result.get("error") or "the worker was lost: out of memory, or its node went away"
-        return self.study.tell(number, error=why, seconds=result.get("seconds"))
+        pruned = result.get("pruned", False)
+        return self.study.tell(number, error=why, pruned=pruned, early=early, seconds=result.get("seconds"))
 
     @contextmanager
     def _kept(self) -> Iterator[None]:

@@ -45,23 +45,24 @@ class PolicyTrainable(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Evaluate the policy; the network travels by the mailbox, since Tune writes results to disk."""
+        from mobo_mpq.journal import measurement_to_list
         from mobo_mpq.policy import Policy
         from mobo_mpq.trial import Recipe
 
         bits, recipe = self.assignment["policy"], self.assignment["recipe"]
         outcome = self.evaluator.run(
-            Policy.of(dict(bits)), seed=self.assignment["seed"], recipe=Recipe(**recipe) if recipe else None
+            Policy.of(dict(bits)),
+            seed=self.assignment["seed"],
+            recipe=Recipe(**recipe) if recipe else None,
+            bar=self.assignment["bar"],
         )
+        result: dict[str, Any] = {"done": True, "seconds": outcome.seconds}
+        if outcome.early is not None:
+            result["early"] = measurement_to_list(outcome.early)
         if outcome.measurement is None:
-            return {"done": True, "error": outcome.error, "seconds": outcome.seconds}
+            return {**result, "error": outcome.error, "pruned": outcome.pruned}
         ray.get(self.mailbox.put.remote(self.assignment["number"], outcome.state))
-        return {
-            "done": True,
-            "value": outcome.measurement.value,
-            "stderr": outcome.measurement.stderr,
-            "divergence": outcome.measurement.divergence,
-            "seconds": outcome.seconds,
-        }
+        return {**result, "measured": measurement_to_list(outcome.measurement)}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: the journal is the state. Tune fails trials of a class without this method."""

@@ -15,6 +15,7 @@ from mobo_mpq.graph import Network, call
 from mobo_mpq.quant.transform import QuantizedNetwork, quantizers
 from mobo_mpq.training.data import Inputs, accepted_by, device_of, logits_of, split_batch, to_device
 from mobo_mpq.training.losses import Loss, class_axis, distillation
+from mobo_mpq.training.probe import Probe, probed_after
 
 SMALLEST_SIZE = 1e-3
 """Root mean square at which a parameter's learning rate stops shrinking: epsilon_2 of Adafactor."""
@@ -76,6 +77,7 @@ def finetune(
     steps: int,
     settings: Settings,
     teacher: Network,
+    probe: Probe | None = None,
 ) -> None:
     """Train all parameters of ``network`` in place, by Adam (Kingma and Ba 2015).
 
@@ -86,6 +88,8 @@ def finetune(
         steps: length of the schedule.
         settings: rates and weights of the losses.
         teacher: the float network.
+        probe: called once, after a quarter of the steps, if that is not the end; must leave network and generators as
+            they were (see :func:`~mobo_mpq.training.probe.undisturbed`). What it raises ends the fine-tune.
 
     Raises:
         TrainingDiverged: when the loss or its gradient is no longer finite, naming the step and the fewest bits.
@@ -94,6 +98,7 @@ def finetune(
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     objective = _objective(network, loss, settings, teacher)
     device = device_of(network)
+    early = probed_after(steps)
     for step, batch in zip(range(steps), batches, strict=False):
         inputs, target = split_batch(to_device(batch, device))
         value = objective(inputs, target)
@@ -104,6 +109,8 @@ def finetune(
             raise TrainingDiverged(_advice(network, step, steps, value.item(), norm.item(), settings))
         optimizer.step()
         schedule.step()
+        if probe is not None and step + 1 == early:
+            probe(network)
 
 
 def _objective(

@@ -17,6 +17,7 @@ from mobo_mpq.training.data import Inputs, accepted_by, batch_count, device_of, 
 from mobo_mpq.training.isolation import isolated
 from mobo_mpq.training.loop import Settings, finetune
 from mobo_mpq.training.losses import Loss
+from mobo_mpq.training.probe import Probe
 from mobo_mpq.trial import Recipe
 
 
@@ -37,8 +38,11 @@ class TrainingContext:
     calibration: Sequence[Inputs]
 
 
-Run = Callable[[Recipe, TrainingContext, QuantizedNetwork, int], None]
-"""What a recipe does to a network that has quantizers but is not calibrated; the last argument is the trial's seed."""
+Run = Callable[[Recipe, TrainingContext, QuantizedNetwork, int, Probe | None], None]
+"""What a recipe does to a network that has quantizers but is not calibrated.
+
+The last arguments are the trial's seed, and a probe for its fine-tune; recipes that train nothing ignore it.
+"""
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,18 @@ def default_recipe(kind: str) -> Recipe:
     return _entry(kind).default
 
 
-def run_recipe(recipe: Recipe, context: TrainingContext, policy: Policy, *, seed: int) -> QuantizedNetwork:
+def trains(recipe: Recipe) -> bool:
+    """Whether a recipe fine-tunes at all.
+
+    Raises:
+        UnknownName: for an unknown recipe.
+    """
+    return default_recipe(recipe.kind).epochs > 0 and recipe.epochs > 0
+
+
+def run_recipe(
+    recipe: Recipe, context: TrainingContext, policy: Policy, *, seed: int, probe: Probe | None = None
+) -> QuantizedNetwork:
     """Quantize, and train where the recipe says so.
 
     The result depends on ``recipe``, ``context``, ``policy`` and ``seed`` alone; the global generators of torch, NumPy
@@ -93,6 +108,7 @@ def run_recipe(recipe: Recipe, context: TrainingContext, policy: Policy, *, seed
         context: network and data.
         policy: bits of every layer.
         seed: of the trial.
+        probe: looks at the network after a quarter of its fine-tune, where there is one; what it raises is raised here.
 
     Raises:
         UnknownName: for an unknown recipe, or an option that it does not take.
@@ -103,7 +119,7 @@ def run_recipe(recipe: Recipe, context: TrainingContext, policy: Policy, *, seed
     check_recipe(recipe)
     with isolated(derive(seed, "recipe", recipe.kind)):
         network = apply_uncalibrated(context, policy, recipe)
-        _entry(recipe.kind).run(recipe, context, network, seed)
+        _entry(recipe.kind).run(recipe, context, network, seed, probe)
     return network.requires_grad_(False)
 
 
@@ -147,7 +163,9 @@ def _calibrate(context: TrainingContext, network: QuantizedNetwork) -> None:
 
 
 @register_recipe(Recipe("ptq"), weight=WEIGHT, activation=ACTIVATION)
-def ptq(recipe: Recipe, context: TrainingContext, network: QuantizedNetwork, seed: int) -> None:
+def ptq(
+    recipe: Recipe, context: TrainingContext, network: QuantizedNetwork, seed: int, probe: Probe | None = None
+) -> None:
     """Post-training quantization: ranges of least squared error, nothing trained."""
     _calibrate(context, network)
 
@@ -157,14 +175,16 @@ def ptq(recipe: Recipe, context: TrainingContext, network: QuantizedNetwork, see
     weight=LsqScheme(),
     activation=LsqScheme(symmetric=False, per_channel=False),
 )
-def qat(recipe: Recipe, context: TrainingContext, network: QuantizedNetwork, seed: int) -> None:
+def qat(
+    recipe: Recipe, context: TrainingContext, network: QuantizedNetwork, seed: int, probe: Probe | None = None
+) -> None:
     """Quantization-aware training: starts from what ``ptq`` gives, then learns weights and step sizes (LSQ)."""
     settings = _settings(recipe)
     _calibrate(context, network)
     steps = round(recipe.epochs * batch_count(context.train, recipe.train_fraction))
     if steps:
         batches = passes(context.train, derive(seed, "batches"), recipe.train_fraction)
-        finetune(network, batches, context.loss, steps, settings, context.network)
+        finetune(network, batches, context.loss, steps, settings, context.network, probe)
 
 
 def _settings(recipe: Recipe) -> Settings:
