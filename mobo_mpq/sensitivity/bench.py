@@ -1,0 +1,174 @@
+"""A network on which single tensors are quantized differently, again and again, without being built anew."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mobo_mpq.choices import Variable
+from mobo_mpq.folding import tensor_of
+from mobo_mpq.graph import Network, call
+from mobo_mpq.policy import Policy
+from mobo_mpq.quant.base import Quantizer, Role, Scheme, build_quantizer
+from mobo_mpq.quant.functional import OFF_BITS
+from mobo_mpq.quant.observers import Observer
+from mobo_mpq.quant.transform import apply_policy, quantizers
+from mobo_mpq.space import SearchSpace
+from mobo_mpq.training.data import Inputs, device_of
+from mobo_mpq.training.divergence import Divergence, Tally
+
+Setting = tuple[Variable, int]
+"""A variable, and the bits that it has while all others have their highest."""
+
+
+class Slot(nn.Module):
+    """In the place of a quantizer: observes its tensor, quantizes it to any width, or repeats what it gave last.
+
+    Args:
+        quantizer: whose place it takes.
+        scheme: of the quantizer.
+        parameter: the weight that is quantized; ``None`` for an activation.
+    """
+
+    def __init__(self, quantizer: Quantizer, scheme: Scheme, parameter: Tensor | None) -> None:
+        super().__init__()
+        self.scheme = scheme
+        self.shape = () if parameter is None else tuple(parameter.shape)
+        self.axis = None if quantizer.site is None else quantizer.site.axis
+        self.observer = Observer(quantizer.axis)
+        self.fitted: dict[int, Quantizer] = {}
+        self.bits: int | None = None  # observes
+        self.keeps, self.repeats = False, False
+        self.result: Tensor | None = None
+        if parameter is not None:
+            self.observer.observe(parameter)
+            self.fitted[quantizer.bits] = quantizer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Do what the fields say."""
+        if self.repeats and self.result is not None:
+            return self.result
+        if self.bits is None:
+            self.observer.observe(x)
+        elif self.bits not in OFF_BITS:
+            x = self._fit(self.bits)(x)
+        self.result = x if self.keeps else self.result
+        return x
+
+    def _fit(self, bits: int) -> Quantizer:
+        if bits not in self.fitted:
+            quantizer = build_quantizer(self.scheme, bits, shape=self.shape, axis=self.axis)
+            assert quantizer is not None, "16 and 32 bits quantize nothing"
+            quantizer.to(self.observer.extremes()[0].device)
+            quantizer.fit(self.observer)
+            quantizer.calibrated = True
+            self.fitted[bits] = quantizer
+        return self.fitted[bits]
+
+
+class Bench:
+    """A quantized copy of a network that has a :class:`Slot` in the place of every quantizer.
+
+    Args:
+        network: in float; left as it is.
+        space: of its policies.
+        schemes: of weights and activations.
+
+    Raises:
+        PolicyError: when the space is of another network.
+    """
+
+    def __init__(self, network: Network, space: SearchSpace, schemes: Mapping[Role, Scheme]) -> None:
+        self.space = space
+        self.network = apply_policy(
+            network, _quantizers_wanted(space), weight=schemes[Role.WEIGHT], activation=schemes[Role.ACTIVATION]
+        )
+        self.slots: dict[str, Slot] = {}
+        self._of_tensor: dict[tuple[Role, str], str] = {}
+        for name, quantizer in quantizers(self.network).items():
+            assert quantizer.site is not None, "apply_policy says where each sits"
+            role, tensor = quantizer.site.role, quantizer.site.tensor
+            parameter = tensor_of(self.network, tensor) if role is Role.WEIGHT else None
+            self.slots[name] = Slot(quantizer, schemes[role], parameter).to(device_of(network))
+            self._of_tensor[role, tensor] = name
+            self.network.set_submodule(name, self.slots[name])
+
+    def calibrate(self, batches: Iterable[Inputs]) -> None:
+        """Observe all activations, weights at their highest bits, then give all variables their highest bits."""
+        self._set_highest(Role.WEIGHT)
+        for inputs in batches:
+            call(self.network, inputs)
+        self._set_highest(Role.ACTIVATION)
+
+    def measure(self, divergence: Divergence, batches: Sequence[Inputs]) -> dict[Setting | None, float]:
+        """Mean divergence of the highest bits, under ``None``, and of every setting; infinite where it is no number.
+
+        Batch by batch, so that no more than the results for one of them are held in memory.
+        """
+        settings = [(variable, bits) for variable in self.space.variables for bits in variable.choices[:-1]]
+        reached = {variable: self._reached(variable) for variable in self.space.variables}
+        totals: dict[Setting | None, Tally] = {setting: Tally() for setting in (None, *settings)}
+        for inputs in batches:
+            self._mark(keeps=True)
+            self._add(totals[None], divergence, inputs)
+            for variable, bits in settings:
+                self._mark(repeats=True, but=reached[variable])
+                self._set(variable, bits)
+                self._add(totals[variable, bits], divergence, inputs)
+                self._set(variable, variable.choices[-1])
+            self._mark()
+        means = {setting: tally.mean for setting, tally in totals.items()}
+        return {setting: math.inf if mean is None else mean for setting, mean in means.items()}
+
+    def _add(self, total: Tally, divergence: Divergence, inputs: Inputs) -> None:
+        with divergence.recorded(self.network) as tally:
+            call(self.network, inputs)
+        total.total += tally.total
+        total.weight += tally.weight
+
+    def _mark(self, *, keeps: bool = False, repeats: bool = False, but: frozenset[str] = frozenset()) -> None:
+        for name, slot in self.slots.items():
+            slot.keeps, slot.repeats = keeps, repeats and name not in but
+            slot.result = slot.result if keeps or repeats else None
+
+    def _set_highest(self, role: Role) -> None:
+        for variable in self.space.decisions:
+            if variable.role == role:
+                self._set(variable, variable.choices[-1])
+
+    def _set(self, variable: Variable, bits: int) -> None:
+        for name in self._slots_of(variable):
+            self.slots[name].bits = bits
+
+    def _slots_of(self, variable: Variable) -> list[str]:
+        """Names of the slots that a variable sets; none where all its choices leave the tensors in float."""
+        trace = self.network.trace
+        operators = [operator for operator in trace.operators if operator.spec.name in variable.layers]
+        if variable.role == "weight":
+            tensors = [operator.weight for operator in operators]
+        else:
+            tensors = [tensor for operator in operators for tensor in trace.ties[operator.spec.activation_tie]]
+        keys = [(Role(variable.role), tensor) for tensor in dict.fromkeys(tensors)]
+        return [self._of_tensor[key] for key in keys if key in self._of_tensor]
+
+    def _reached(self, variable: Variable) -> frozenset[str]:
+        """Names of the slots whose results depend on a variable: its own, and all behind them in the graph."""
+        own = set(self._slots_of(variable))
+        behind: set[torch.fx.Node] = set()
+        for node in self.network.graph.nodes:
+            if node.target in own or not behind.isdisjoint(node.all_input_nodes):
+                behind.add(node)
+        return frozenset(str(node.target) for node in behind if node.op == "call_module") & self.slots.keys()
+
+
+def _quantizers_wanted(space: SearchSpace) -> Policy:
+    """A policy, legal or not, that puts a quantizer on every tensor which some policy of the space quantizes."""
+    bits: dict[str, dict[str, int]] = {name: {} for name in space.names}
+    for variable in space.decisions:
+        wanted = max((b for b in variable.choices if b not in OFF_BITS), default=variable.choices[-1])
+        for name in variable.layers:
+            bits[name][variable.role] = wanted
+    return Policy.of({name: (of["weight"], of["activation"]) for name, of in bits.items()})
