@@ -37,9 +37,10 @@ def path(tmp_path: Path) -> Path:
     stderr=st.none() | st.floats(0, 1e9),
     state=st.sampled_from(TrialState),
     recipe=st.none() | st.just(Recipe("qat", 1.5, 0.5, {"lr": 0.1, "loss": "kl"})),
+    early=st.none() | st.builds(Measurement, st.floats(-1e9, 1e9), st.none(), st.none() | st.floats(0, 1e9)),
 )
 def test_a_trial_survives_the_way_through_json(
-    value: float, stderr: float | None, state: TrialState, recipe: Recipe | None
+    value: float, stderr: float | None, state: TrialState, recipe: Recipe | None, early: Measurement | None
 ) -> None:
     before = trial(
         3,
@@ -49,6 +50,7 @@ def test_a_trial_survives_the_way_through_json(
         seconds=1.25,
         started=datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC),
         recipe=recipe,
+        early=early,
     )
     assert trial_from_dict(json.loads(json.dumps(trial_to_dict(before)))) == before
 

@@ -91,7 +91,8 @@ def test_failed_and_pruned_trials_end_too() -> None:
     study = make_study()
     study.ask(3)
     assert study.tell(1, error="out of memory").state is TrialState.FAILED
-    assert study.tell(0, error="hopeless", pruned=True, seconds=0.1).state is TrialState.PRUNED
+    given_up = study.tell(0, error="hopeless", pruned=True, early=Measurement(0.2), seconds=0.1)
+    assert (given_up.state, given_up.early, given_up.values) == (TrialState.PRUNED, Measurement(0.2), {})
     assert study.tell(2, {}).error == "accuracy is missing; expected a finite number"
     assert [trial.number for trial in study.finished] == [1, 0, 2]
     assert study.evaluated == 3

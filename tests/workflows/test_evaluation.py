@@ -22,7 +22,7 @@ from mobo_mpq.policy import Policy
 from mobo_mpq.training.data import share
 from mobo_mpq.training.recipes import default_recipe
 from mobo_mpq.trial import Recipe
-from mobo_mpq.workflows.evaluation import Evaluator, Outcome, Work
+from mobo_mpq.workflows.evaluation import Evaluator, Outcome, Work, dump_state
 
 
 def evaluator(source: Any, recipe: Recipe, seed: int = 0) -> Evaluator:
@@ -85,6 +85,80 @@ def test_evaluations_do_not_depend_on_global_generators(kind: str) -> None:
         assert torch.get_num_threads() == threads
     assert outcomes[0].error is None and outcomes[0].measurement == outcomes[1].measurement
     assert outcomes[0].state == outcomes[1].state
+
+
+class Meddling(Augmented):
+    """Its metric draws from every generator there is, and leaves modes and flags as no metric should."""
+
+    fails = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.val = DataLoader(Noisy(), batch_size=48, shuffle=True, generator=torch.Generator().manual_seed(3))
+
+    def metric(self, model: nn.Module, loader: Any) -> float:
+        if hasattr(model, "policy") and self.fails:
+            self.fails -= 1
+            raise RuntimeError("not now")
+        value = super().metric(model, loader)
+        if hasattr(model, "policy"):
+            model.train().requires_grad_(False)
+        return value
+
+
+def outcome_of(futility: bool, bar: float | None = None, fails: int = 0, bits: int = 3) -> tuple[Outcome, Evaluator]:
+    source = Meddling()
+    task = LoadedTask.of(source, "test:Task", "test")
+    program = save_program(capture(task.model(), torch.zeros(2, 2)))
+    made = Evaluator(Work("test:Task", program, default_recipe("qat"), None, None, 0, futility=futility), task)
+    source.fails = fails
+    policy = Policy.uniform(made.context.network.layers, bits, bits)
+    return made.run(policy, seed=7, bar=bar), made
+
+
+def test_an_early_look_leaves_no_trace() -> None:
+    """Whatever a metric draws and changes: the network that comes out is the one without the look, bit for bit."""
+    (plain, _), (looked, made) = outcome_of(False), outcome_of(True)
+    assert plain.error is None and plain.early is None
+    assert looked.early is not None and looked.measurement is not None
+    assert looked.measurement == plain.measurement and looked.state == plain.state
+    assert looked.early.divergence is not None and looked.early.value != looked.measurement.value
+    again = made.build(Policy.uniform(made.context.network.layers, 3, 3), seed=7)  # as for the test split and exports
+    assert dump_state(again) == plain.state
+
+
+def test_an_early_look_scores_as_at_the_end() -> None:
+    """The same samples in the same order, so that nothing but training is between the two values."""
+    source = Meddling()
+    task = LoadedTask.of(source, "test:Task", "test")
+    program = save_program(capture(task.model(), torch.zeros(2, 2)))
+    still = Recipe("qat", epochs=1.0, options={"lr": 1e-30, "scale_lr": 0.0})
+    made = Evaluator(Work("test:Task", program, still, None, None, 0, futility=True), task)
+    outcome = made.run(Policy.uniform(made.context.network.layers, 8, 8), seed=7)
+    assert outcome.early == outcome.measurement is not None
+
+
+def test_a_hopeless_trial_is_given_up_and_says_so() -> None:
+    free, _ = outcome_of(True)
+    assert free.early is not None
+    on, _ = outcome_of(True, bar=free.early.value)  # a loss, which is minimised
+    assert on.state == free.state and not on.pruned
+    given_up, _ = outcome_of(True, bar=free.early.value - 1e-3)
+    assert (given_up.pruned, given_up.measurement, given_up.state) == (True, None, b"")
+    assert given_up.early == free.early
+    assert given_up.error is not None
+    assert given_up.error.startswith(f"futile: loss of {free.early.value:.6g} after a quarter of the fine-tune, above")
+    assert given_up.seconds > 0
+    off, _ = outcome_of(False, bar=-1.0)
+    assert off.state == free.state, "without futility there is no look, and no bar"
+
+
+def test_a_metric_that_fails_early_decides_nothing() -> None:
+    plain, later = outcome_of(False)[0], outcome_of(True, bar=-1.0, fails=1)[0]
+    assert later.early is None and later.state == plain.state and later.measurement == plain.measurement
+    failed = outcome_of(True, fails=2)[0]
+    assert not failed.pruned and failed.error is not None
+    assert failed.error.startswith("TaskError: metric() of task 'test' raised RuntimeError: not now")
 
 
 class Texts:

@@ -15,14 +15,19 @@ from typing import Any
 
 import pytest
 import ray
+from mlflow.tracking import MlflowClient
 
 from mobo_mpq.journal import read_events, read_trials
 from mobo_mpq.trial import TrialState
 from mobo_mpq.workflows import search as search_module
+from mobo_mpq.workflows.home import Home
+from mobo_mpq.workflows.preparation import prepare
+from mobo_mpq.workflows.record import StudyRecord
 
 Fails = Callable[..., str]
 Command = Callable[..., int]
 BAD = f"{Path(__file__).parent.parent / 'data' / 'failing_task.py'}"
+STEADY = f"{Path(__file__).parent.parent / 'data' / 'steady_task.py'}:Steady"
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +171,93 @@ def test_a_changed_model_is_refused(fails: Fails, command: Command, tmp_path: Pa
     assert "has other weights than when study 'mine' began" in fails(
         "resume", "mine", "--trials", 4, "--home", tmp_path
     )
+
+
+# --- trials that are given up -----------------------------------------------------------------------------------------
+
+
+def futile(name: str, home: Path, *more: object) -> list[object]:
+    """A search of 16 trials of two steps each, probed after the first."""
+    common = ["search", "--task", STEADY, "--strategy", "sobol", "--trials", 16, "--epochs", 0.2, "--name", name]
+    return [*common, "--futility", "--home", home, *more]
+
+
+def outcomes(journal: Path) -> list[Any]:
+    return [(t.number, t.state, t.policy, t.error, t.early, t.values) for t in read_trials(journal)]
+
+
+@pytest.fixture(scope="module")
+def futile_home(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Home of such a search, run serially."""
+    home = tmp_path_factory.mktemp("futile")
+    assert command(*futile("serial", home, "--runner", "serial")) == 0
+    return home
+
+
+def test_hopeless_trials_are_given_up(futile_home: Path) -> None:
+    trials = read_trials(journal_of(futile_home, "serial"))
+    assert [trial.number for trial in trials] == list(range(16))
+    pruned = [trial for trial in trials if trial.state is TrialState.PRUNED]
+    assert pruned and trials[-1].early is not None
+    prepared = prepare(Home(futile_home).existing("serial").config())
+    for trial in trials:
+        assert trial.policy is not None and trial.early is not None
+        accuracy, latency = 0.5 + 0.05 * trial.policy["0"].activation, prepared.problem.costs[0](trial.policy)
+        assert trial.early.value == accuracy
+        done = [t.values for t in trials[: trial.number] if t.state is TrialState.COMPLETE]
+        cheap = [v["accuracy"].value for v in done if v["latency_s"].value <= latency]
+        # no training changes this quality, so the spread of the gains is 0, and the bar is the envelope itself
+        beaten = len(done) >= 8 and max(cheap, default=0.0) > accuracy
+        assert trial.state is (TrialState.PRUNED if beaten else TrialState.COMPLETE)
+        if beaten:
+            numbers = f"accuracy of {accuracy:g} after a quarter of the fine-tune, below the {max(cheap):g} "
+            assert numbers in str(trial.error)
+            assert trial.was_evaluated and not trial.values
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_workers_of_ray_give_up_the_same(
+    command: Command, futile_home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(*futile("ray", tmp_path, "--concurrency", 1)) == 0
+    assert outcomes(journal_of(tmp_path, "ray")) == outcomes(journal_of(futile_home, "serial"))
+    said = capsys.readouterr().err
+    assert "pruned: futile: accuracy of" in said
+    assert "--futility has no effect" not in said
+
+
+def test_a_trial_that_was_interrupted_gets_its_bar_anew(command: Command, futile_home: Path, tmp_path: Path) -> None:
+    shutil.copytree(futile_home / "studies", tmp_path / "studies")
+    journal = journal_of(tmp_path, "serial")
+    before = outcomes(journal)
+    last = [number for number, state, *_ in before if state is TrialState.PRUNED][-1]
+    lines = [line for line in journal.read_text().splitlines(True) if '"event":"tracking"' not in line]
+    end = next(i for i, line in enumerate(lines) if f'"number":{last},"state":"pruned"' in line)
+    journal.write_text("".join(lines[:end]))  # as it was while that trial ran
+    assert [trial.number for trial in read_trials(journal) if not trial.is_final] == [last]
+    assert command("resume", "serial", "--runner", "serial", "--home", tmp_path) == 0
+    assert outcomes(journal) == before
+
+
+def test_trials_that_were_given_up_are_killed_runs_in_mlflow(futile_home: Path) -> None:
+    client = MlflowClient(tracking_uri=f"sqlite:///{futile_home / 'mlflow.db'}")
+    record = StudyRecord.read(Home(futile_home).existing("serial"))
+    for trial in record.finished:
+        run = client.get_run(record.run_id(trial.number) or "")
+        assert run.info.status == {"complete": "FINISHED", "pruned": "KILLED"}[trial.state]
+        assert run.data.tags["mobo_mpq.state"] == trial.state
+        assert run.data.tags.get("mobo_mpq.error") == trial.error
+        assert ("accuracy" in run.data.metrics) == (trial.state is TrialState.COMPLETE)
+
+
+def test_futility_without_training_is_said_to_have_no_effect(
+    command: Command, toy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--task", toy, "--recipe", "ptq", "--strategy", "sobol", "--trials", 2, "--runner", "serial"]
+    assert command("search", *arguments, "--futility", "--name", "ptq", "--home", tmp_path) == 0
+    sentence = "--futility has no effect: recipe 'ptq' trains nothing that could be stopped"
+    assert sentence in capsys.readouterr().err.splitlines()
+    assert [trial.early for trial in read_trials(journal_of(tmp_path, "ptq"))] == [None, None]
 
 
 # --- processes that die -----------------------------------------------------------------------------------------------
