@@ -128,17 +128,17 @@ class Evaluator:
         """
         start = time.perf_counter()
         drawn = derive(seed, "evaluation")  # the early look draws the same numbers as the last one
-        look = _EarlyLook(self, drawn, bar) if self.work.futility else None
+        look = _EarlyLook(self, drawn, bar)
         try:
             with isolated(drawn):
-                network = self.build(policy, seed=seed, recipe=recipe, probe=look)
+                network = self.build(policy, seed=seed, recipe=recipe, probe=look if self.work.futility else None)
                 measurement = self.score(network)
         except Exception as error:
             first_line = str(error).split("\n", 1)[0]
             hopeless = isinstance(error, _Hopeless)
             why = first_line if hopeless else f"{type(error).__name__}: {first_line}"
-            return Outcome(None, b"", time.perf_counter() - start, why, look and look.measurement, hopeless)
-        return Outcome(measurement, dump_state(network), time.perf_counter() - start, early=look and look.measurement)
+            return Outcome(None, b"", time.perf_counter() - start, why, look.measurement, hopeless)
+        return Outcome(measurement, dump_state(network), time.perf_counter() - start, early=look.measurement)
 
     def score(self, network: QuantizedNetwork) -> Measurement:
         """The task's metric on the validation split, and the divergence from the float network in the same pass."""
