@@ -69,7 +69,7 @@ def options() -> dict[str, set[str]]:
     """Verb -> its flags."""
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     return {
-        verb: {flag for parameter in command.params for flag in parameter.opts if flag.startswith("--")}
+        verb: {flag for p in command.params for flag in (*p.opts, *p.secondary_opts) if flag.startswith("--")}
         for verb, command in commands.items()
     }
 

@@ -53,6 +53,9 @@ def search(
     recipe: Annotated[str | None, typer.Option(help="How a policy becomes a network: ptq, qat. [qat]")] = None,
     epochs: Annotated[str | None, typer.Option(metavar="X", help="Of the fine-tune. [default: the recipe's]")] = None,
     strategy: Annotated[str | None, typer.Option(help="Who proposes; see 'mobo-mpq strategies'. [mobo]")] = None,
+    sensitivity: Annotated[
+        bool | None, typer.Option("--sensitivity/--no-sensitivity", help="Measure layers' sensitivities first. [yes]")
+    ] = None,
     trials: Annotated[str | None, typer.Option(metavar="N", help="Evaluations in all. [48]")] = None,
     concurrency: ConcurrencyOption = None,
     seed: Annotated[str | None, typer.Option(metavar="N", help="Of everything random. [0]")] = None,
@@ -82,7 +85,7 @@ def search(
     )
     flags |= dict(trials=trials, seed=seed, name=name, weight_bits=weight_bits, activation_bits=activation_bits)
     flags |= dict(pin=pin or None, tie=tie or None, budget=budget or None)
-    flags |= dict(futility=futility or None)
+    flags |= dict(futility=futility or None, sensitivity=sensitivity)
     flags |= dict(worst_quality=worst_quality, concurrency=concurrency, gpus_per_trial=gpus_per_trial)
     values = StudyConfig.read(study) if study else {}
     StudyConfig.parse(values, source=str(study or ""))

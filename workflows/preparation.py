@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from mobo_mpq.training.data import share
 from mobo_mpq.training.recipes import check_recipe, default_recipe
 from mobo_mpq.trial import Recipe
 from mobo_mpq.workflows.evaluation import Work
+from mobo_mpq.workflows.sensitivities import Sensitivities
 
 _COST_WORDS = {"latency_s": "latency", "energy_j": "energy", "size_bytes": "size", "bops": "bops"}
 
@@ -46,6 +47,7 @@ class Prepared:
         work: what workers need.
         digest: of the float model's weights.
         baseline: split -> name -> value of the float model.
+        sensitivities: of the layers, where the strategy uses them.
     """
 
     config: StudyConfig
@@ -56,6 +58,12 @@ class Prepared:
     work: Work
     digest: str
     baseline: dict[str, dict[str, Measurement]]
+    sensitivities: Sensitivities | None = None
+
+    def knowing(self, sensitivities: Sensitivities | None) -> Prepared:
+        """The same search, with sensitivities."""
+        values = None if sensitivities is None else sensitivities.table.values
+        return replace(self, problem=replace(self.problem, sensitivity=values), sensitivities=sensitivities)
 
     def header(self) -> dict[str, Any]:
         """The fields of the journal's first line."""
@@ -74,6 +82,7 @@ class Prepared:
                 split: {name: measurement_to_list(value) for name, value in values.items()}
                 for split, values in self.baseline.items()
             },
+            **({"sensitivity": self.sensitivities.to_dict()} if self.sensitivities else {}),
         }
 
 
@@ -111,7 +120,8 @@ def prepare(config: StudyConfig, known: Mapping[str, Any] | None = None) -> Prep
 
     Args:
         config: resolved.
-        known: the journal's first line, when a study is taken up again: the float model is not measured anew.
+        known: the journal's first line, when a study is taken up again: neither the float model
+            nor its sensitivities are measured anew.
 
     Raises:
         InputError: anything that the user can mend.
@@ -148,7 +158,9 @@ def prepare(config: StudyConfig, known: Mapping[str, Any] | None = None) -> Prep
         gpus=config.gpus_per_trial,
         futility=config.futility,
     )
-    return Prepared(config, task, target, network, problem, work, digest, baseline)
+    prepared = Prepared(config, task, target, network, problem, work, digest, baseline)
+    found = (known or {}).get("sensitivity")
+    return prepared.knowing(Sensitivities.from_dict(found, space)) if found else prepared
 
 
 def study_recipe(config: StudyConfig) -> Recipe:

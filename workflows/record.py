@@ -45,6 +45,7 @@ class StudyRecord:
         """
         try:
             record = cls._read(folder)
+            _ = record.sensitivity  # an incomplete one is refused now, not later
             missing = [t.number for t in complete(record.trials) if any(i.name not in t.values for i in record.infos)]
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise JournalError(
@@ -109,6 +110,20 @@ class StudyRecord:
     def is_tested(self) -> bool:
         """Whether the whole front has been scored on the test split, where there is one."""
         return not self.float_tested or all(trial.number in self.tested for trial in self.pareto())
+
+    @property
+    def sensitivity(self) -> dict[str, Any] | None:
+        """What the sensitivities that the study began with had cost; ``None`` where it began without.
+
+        ``evaluation_equivalents`` is their CPU time over the mean time of a complete trial; ``None`` before the first.
+        """
+        table = self.header.get("sensitivity")
+        if table is None:
+            return None
+        seconds = [trial.seconds for trial in complete(self.trials) if trial.seconds]
+        share = table["cpu_s"] * len(seconds) / sum(seconds) if seconds else None
+        costs = {key: table[key] for key in ("evaluations", "cpu_s", "cached")}
+        return {**costs, "evaluation_equivalents": share}
 
     @property
     def float_values(self) -> dict[str, Measurement]:

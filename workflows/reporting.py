@@ -102,6 +102,7 @@ def pareto_document(record: StudyRecord) -> dict[str, Any]:
         "hypervolume": record.hypervolume(),
         "float": {name: value.value for name, value in record.float_values.items()},
         "float_test": {name: value.value for name, value in record.float_tested.items()},
+        "sensitivity": record.sensitivity,
         "trials": [
             {
                 "number": trial.number,
@@ -190,6 +191,11 @@ def _caption(record: StudyRecord) -> str:
     hidden = len(record.pareto()) - len(_of_interest(record))
     if hidden:
         lines.append(f"{hidden} more Pareto policies are worse than the reference in some objective; --json has them")
+    known = record.sensitivity
+    if known:
+        equivalents = known["evaluation_equivalents"]
+        trials = "" if equivalents is None else f", as much as {equivalents:.2g} trials"
+        lines.append(f"sensitivities: {known['cpu_s']:.2f} s CPU{trials}{' (cached)' if known['cached'] else ''}")
     layers = [layer["name"] for layer in record.header["layers"]]
     if len(layers) <= 12:
         lines.append(f"layers: {', '.join(layers)}")

@@ -22,7 +22,7 @@ from mobo_mpq.config import StudyConfig
 from mobo_mpq.errors import InputError, WorkError
 from mobo_mpq.journal import Journal, measurement_to_list
 from mobo_mpq.optimization import one_thread
-from mobo_mpq.strategies.registry import make_strategy
+from mobo_mpq.strategies.registry import make_strategy, uses_sensitivity
 from mobo_mpq.study import Study
 from mobo_mpq.training.recipes import trains
 from mobo_mpq.trial import Trial, TrialState
@@ -35,6 +35,7 @@ from mobo_mpq.workflows.progress import Reporter
 from mobo_mpq.workflows.record import StudyRecord
 from mobo_mpq.workflows.reporting import stderr
 from mobo_mpq.workflows.runners import run_ray, run_serial
+from mobo_mpq.workflows.sensitivities import find_sensitivities
 from mobo_mpq.workflows.tracking import MlflowLog, Tracker, is_uploaded, tracking_address
 
 RUNNERS = ("ray", "serial")
@@ -98,6 +99,9 @@ def search(
         _say(f"left in float: {line}")
     if config.futility and not trains(prepared.work.recipe):
         _say(f"--futility has no effect: recipe '{config.recipe}' trains nothing that could be stopped")
+    if config.sensitivity and uses_sensitivity(config.strategy):
+        space = prepared.problem.space
+        prepared = prepared.knowing(find_sensitivities(prepared.network, space, prepared.task, _say))
     place.make(folder)
     with Journal(folder.journal) as journal:
         folder.refuse_if_begun()  # by another process, while this one prepared

@@ -13,7 +13,7 @@ from mobo_mpq.folding import tensor_of
 from mobo_mpq.graph import Network, call
 from mobo_mpq.policy import Policy
 from mobo_mpq.quant.base import Quantizer, Role, Scheme, build_quantizer
-from mobo_mpq.quant.functional import OFF_BITS
+from mobo_mpq.quant.functional import OFF_BITS, expand
 from mobo_mpq.quant.observers import Observer
 from mobo_mpq.quant.transform import apply_policy, quantizers
 from mobo_mpq.space import SearchSpace
@@ -54,7 +54,7 @@ class Slot(nn.Module):
         if self.bits is None:
             self.observer.observe(x)
         elif self.bits not in OFF_BITS:
-            x = self._fit(self.bits)(x)
+            x = _quantized(self._fit(self.bits), x)
         self.result = x if self.keeps else self.result
         return x
 
@@ -162,6 +162,13 @@ class Bench:
             if node.target in own or not behind.isdisjoint(node.all_input_nodes):
                 behind.add(node)
         return frozenset(str(node.target) for node in behind if node.op == "call_module") & self.slots.keys()
+
+
+def _quantized(quantizer: Quantizer, x: Tensor) -> Tensor:
+    """``quantizer(x)`` by its contract, in plain arithmetic: on a CPU a fifth of the time of PyTorch's kernels."""
+    grid, integers = quantizer.qparams(), quantizer.integers(x)
+    steps = integers.sub_(expand(grid.zero_point, grid.axis, x.ndim)).to(grid.scale.dtype)
+    return steps.mul_(expand(grid.scale, grid.axis, x.ndim))
 
 
 def _quantizers_wanted(space: SearchSpace) -> Policy:

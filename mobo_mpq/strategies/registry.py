@@ -15,6 +15,7 @@ class _Entry(NamedTuple):
     module: str
     cls: str
     description: str
+    uses_sensitivity: bool = False
 
 
 _STRATEGIES = {
@@ -22,6 +23,7 @@ _STRATEGIES = {
         "mobo_mpq.strategies.mobo",
         "Mobo",
         "Bayesian optimization: a Gaussian process on the quality, exact costs, noisy expected hypervolume improvement",
+        uses_sensitivity=True,
     ),
     "nsga2": _Entry(
         "mobo_mpq.strategies.optuna_samplers", "Nsga2", "the genetic algorithm NSGA-II (Deb et al., 2002), by Optuna"
@@ -50,6 +52,15 @@ def describe(name: str) -> str:
         UnknownName: when there is no strategy of that name.
     """
     return _entry(name).description
+
+
+def uses_sensitivity(name: str) -> bool:
+    """Whether a strategy makes use of ``Problem.sensitivity``: whether it is worth measuring for it.
+
+    Raises:
+        UnknownName: when there is no strategy of that name.
+    """
+    return _entry(name).uses_sensitivity
 
 
 def make_strategy(name: str, problem: Problem, seed: int) -> Strategy:
