@@ -25,6 +25,7 @@ from mobo_mpq.training.isolation import isolated
 from mobo_mpq.workflows.evaluation import CALIBRATION_BATCHES
 
 Say = Callable[[str], None]
+SEED = derive(0, "sensitivity")
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,7 @@ class Sensitivities:
 
 
 def find_sensitivities(network: Network, space: SearchSpace, task: LoadedTask, say: Say) -> Sensitivities | None:
-    """Take the table from the cache, or measure it on the first training batches, on one thread.
-
-    The batches do not depend on a study's seed, so that all studies of a network on a space share one table.
+    """Take the table from the cache, or measure it on :func:`sample_batches`, on one thread.
 
     Args:
         network: in float.
@@ -74,10 +73,8 @@ def find_sensitivities(network: Network, space: SearchSpace, task: LoadedTask, s
     Returns:
         ``None`` where the outputs cannot be compared; a search has to do without then, and is told why.
     """
-    seed = derive(0, "sensitivity")
-    with isolated(seed, threads=1):  # a loader may shuffle and augment by global generators
-        count = min(CALIBRATION_BATCHES, batch_count(task.train))
-        batches = list(itertools.islice(passes(task.train, seed), count))
+    batches = sample_batches(task)
+    with isolated(SEED, threads=1):
         file = _file(digests := provenance(network, space, batches))
         table = _read(file, digests)
         if table is not None:
@@ -94,6 +91,16 @@ def find_sensitivities(network: Network, space: SearchSpace, task: LoadedTask, s
     except OSError as error:
         say(f"the sensitivities are not kept for other studies: cannot write to {file.parent} ({error.strerror})")
     return Sensitivities(table, cached=False)
+
+
+def sample_batches(task: LoadedTask) -> list[Any]:
+    """The training batches that sensitivities are measured on.
+
+    They do not depend on a study's seed, so that all studies of a network on a space share one table.
+    """
+    count = min(CALIBRATION_BATCHES, batch_count(task.train))
+    with isolated(SEED):  # a loader may shuffle and augment by global generators
+        return list(itertools.islice(passes(task.train, SEED), count))
 
 
 def _cost(table: SensitivityTable) -> str:
