@@ -179,7 +179,7 @@ def make_synthetic(
         decay = draw.uniform(0.4, 1.3, layers)
         first = np.r_[first, draw.integers(0, layers, layers)]
         second = np.r_[second, draw.integers(0, layers, layers)]
-    cliff = (draw.random(layers) < 0.15) * 1.5 if hard else np.zeros(layers)
+    cliff = np.where(draw.random(layers) < 0.15, 1.5, 0.0) if hard else np.zeros(layers)
     strength = np.clip(draw.normal(0.25, 0.4, len(first)), -0.4, 1.2) * (2.5 if hard else 1.0)
     strength[first == second] = 0
     estimate = sensitivity * np.exp(draw.normal(0, proxy_noise, layers))
