@@ -145,6 +145,7 @@ def test_what_cannot_run_does_not() -> None:
     assert engine.applies("sensitivity", SMALL, named=False)
     assert not engine.applies("qlognehvi", SMALL, named=False)
     assert engine.applies("qlognehvi", SMALL, named=True)
+    assert engine.applies("qlognehvi-mixed", SMALL, named=False)
     assert set(engine.available(["tpe", "astrology"])) == {"tpe"}
 
 
