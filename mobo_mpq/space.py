@@ -190,11 +190,14 @@ class SearchSpace:
         levels = np.rint(np.clip(x, 0.0, 1.0) * (self.sizes - 1)).astype(np.intp)
         return self.to_policies(self.repair_all(np.atleast_2d(levels)))
 
-    def option_indices(self, levels: Levels) -> Levels:  # (..., d) -> (..., layers)
-        """Column of each layer in a cost table."""
+    def option_indices(self, levels: Levels, layers: Levels | None = None) -> Levels:  # (..., d) -> (..., layers)
+        """Column of each layer in a cost table; of some layers alone, where their indices are given."""
         every = self._expand(levels)
-        weight = self._bit_index[self._decision_of["weight"], every[..., self._decision_of["weight"]]]
-        activation = self._bit_index[self._decision_of["activation"], every[..., self._decision_of["activation"]]]
+        of_weight, of_activation = self._decision_of["weight"], self._decision_of["activation"]
+        if layers is not None:
+            of_weight, of_activation = of_weight[layers], of_activation[layers]
+        weight = self._bit_index[of_weight, every[..., of_weight]]
+        activation = self._bit_index[of_activation, every[..., of_activation]]
         index: Levels = weight * len(self.activation_bits) + activation
         return index
 
@@ -246,6 +249,8 @@ class SearchSpace:
         level = np.concatenate([np.arange(size) for size in self.sizes]) if len(self.sizes) else index
         moved = np.repeat(levels[None], len(index), axis=0)
         moved[np.arange(len(index)), index] = level
+        if self._is_product:
+            return moved[level != levels[index]]
         for row in np.flatnonzero(~self.is_legal(moved)):
             moved[row] = self.repair(moved[row], up=bool(level[row] > levels[index[row]]))
         distinct = dict.fromkeys(row.tobytes() for row in moved)

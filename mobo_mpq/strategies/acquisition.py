@@ -1,115 +1,192 @@
-"""Noisy expected hypervolume improvement, with costs that are looked up instead of modelled."""
+"""Expected hypervolume improvement in closed form: only one objective is random, all others are known exactly.
+
+Minimise a loss ``f ~ N(mu, sigma^2)`` and costs ``t``, below the reference ``(r, R)``. The envelope ``e(s)``, the least
+loss seen at costs of at most s, is a step function. A policy of loss f and costs t improves the hypervolume by
+``integral over s from t to R of (e(s) - f)_+ ds``, so that its expectation is a sum over the steps of the envelope,
+
+    EHVI = sum_k w_k(t) EI(e_k),    EI(e) = sigma (z Phi(z) + phi(z)),    z = (e - mu) / sigma,
+
+with ``w_k(t)`` the volume of step k beyond t. No box decomposition, no sampling of the candidate (ours, after Emmerich,
+Deutz and Klinkenberg, 2011).
+
+Noise: the losses of the evaluated policies are themselves uncertain. They are drawn from their joint posterior; a
+candidate's mean shifts with every draw, its variance does not, and the improvement is averaged over the draws. Running
+trials, and earlier choices of a batch, join the draws with a sampled loss (sequential greedy; Wilson et al., 2018).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from functools import reduce
 
 import numpy as np
-import torch
-from botorch.acquisition.multi_objective import logei
-from botorch.acquisition.multi_objective.objective import MCMultiOutputObjective
-from botorch.sampling.normal import SobolQMCNormalSampler
 from numpy.typing import NDArray
-from torch import Tensor
+from scipy.special import ndtr
 
+from mobo_mpq.pareto import non_dominated
 from mobo_mpq.problem import Problem
+from mobo_mpq.strategies.paths import Paths
 from mobo_mpq.strategies.surrogate import Surrogate
 
 Levels = NDArray[np.intp]
-Acquisition = Callable[[Levels], NDArray[np.float64]]
-"""``n x d`` levels -> n values, the more the better."""
+Floats = NDArray[np.float64]
 
-MAX_BASELINE = 24
-_CHUNK = 256
+MAX_CELLS = 4096
+"""Of the grid that two and more costs span; fronts are thinned to keep it."""
 
-# BoTorch compiles a C++ kernel on first use, for seconds, where it finds a compiler, and warns where it does not. Its
-# last digits differ from those of the Python formula: a study has to repeat on machines with and without a compiler.
-logei._load_attempted = True
+_CHUNK = 2**21  # numbers held at once
+_SQRT_2_PI = float(np.sqrt(2 * np.pi))
 
 
-class ExactCosts(MCMultiOutputObjective):
-    """Appends the negated costs of a policy to samples of its quality: all maximised, of order one.
+def expected_improvement(level: Floats, mean: Floats, sd: Floats) -> Floats:
+    """``E[(level - f)_+]`` of a normal f; broadcasts."""
+    z = (level - mean) / sd
+    return np.asarray(sd * (z * ndtr(z) + np.exp(-0.5 * z * z) / _SQRT_2_PI))
 
-    Every objective is shifted such that the reference is 0, and scaled: the quality by the surrogate, each cost by the
-    range between the reference and its least value.
+
+def expected_log_improvement(level: Floats, mean: Floats, sd: Floats) -> Floats:
+    """``E[(level - exp(y))_+]`` of a normal y, where the process models the logarithm of a positive loss.
+
+    The price of a put option (Black and Scholes, 1973); ``level`` is positive.
     """
-
-    def __init__(self, problem: Problem, surrogate: Surrogate) -> None:
-        super().__init__()
-        self.problem = problem
-        self.quality_reference = surrogate.standardise(float(problem.quality.sign * problem.quality.reference))
-        self.references = [cost.info.reference for cost in problem.costs]
-        self.ranges = [_range(cost.info.reference, cost.table) for cost in problem.costs]
-
-    def forward(self, samples: Tensor, X: Tensor | None = None) -> Tensor:
-        """``sample_shape x batch_shape x q x 1`` and ``batch_shape x q x d`` -> ``sample_shape x batch_shape x q x m``.
-
-        The quality comes first.
-        """
-        assert X is not None
-        gains = torch.from_numpy(self.gains(X.numpy().astype(np.intp)))  # batch_shape x q x (m - 1)
-        gains = gains.expand(*samples.shape[:-1], gains.shape[-1])
-        return torch.cat([samples - self.quality_reference, gains], dim=-1)
-
-    def gains(self, levels: Levels) -> NDArray[np.float64]:  # (..., d) -> (..., m - 1)
-        """How far each cost is below its reference."""
-        columns = [
-            (reference - cost.of_levels(levels)) / span
-            for cost, reference, span in zip(self.problem.costs, self.references, self.ranges, strict=True)
-        ]
-        return np.stack(columns, axis=-1)
+    d = (np.log(level) - mean) / sd
+    return np.asarray(level * ndtr(d) - np.exp(mean + 0.5 * sd * sd) * ndtr(d - sd))
 
 
-def q_log_nehvi(problem: Problem, surrogate: Surrogate, pending: Levels, seed: int) -> Acquisition:
-    """Log noisy expected hypervolume improvement (Daulton et al., 2021; Ament et al., 2023), for single candidates.
+class Envelope:
+    """The least loss at costs of at most s, as a step function, for several draws of the losses at once.
 
     Args:
-        problem: costs and references.
-        surrogate: fitted to at least two policies.
-        pending: ``p x d``, policies that still run: their outcomes are sampled like those of the evaluated ones.
-        seed: of the quasi-Monte Carlo samples.
+        losses: ``draws x n``, minimised.
+        costs: ``n x q``, minimised.
+        reference_loss: r.
+        reference_costs: q, R.
     """
-    objective = ExactCosts(problem, surrogate)
-    # with more than one cost, boxes are found one sample at a time
-    samples = 64 if len(problem.costs) == 1 else 16
-    function = logei.qLogNoisyExpectedHypervolumeImprovement(
-        model=surrogate.model,
-        ref_point=torch.zeros(1 + len(problem.costs), dtype=torch.float64),
-        X_baseline=_baseline(surrogate, objective),
-        X_pending=torch.from_numpy(pending.astype(np.float64)) if len(pending) else None,
-        sampler=SobolQMCNormalSampler(torch.Size([samples]), seed=seed),
-        objective=objective,
-        prune_baseline=False,
-    )
 
-    def evaluate(levels: Levels) -> NDArray[np.float64]:
-        x = torch.from_numpy(levels.astype(np.float64))[:, None]  # n x 1 x d
-        with torch.no_grad():
-            return np.concatenate([function(chunk).numpy() for chunk in x.split(_CHUNK)])
+    def __init__(self, losses: Floats, costs: Floats, reference_loss: float, reference_costs: Floats) -> None:
+        q = costs.shape[1]
+        relevant = _relevant(losses, costs, reference_loss, reference_costs)
+        values, kept = losses[:, relevant], costs[relevant]
+        self.reference_costs = reference_costs
+        self.edges = [np.unique(kept[:, j]) for j in range(q)]
+        index = tuple(np.searchsorted(edge, kept[:, j]) + 1 for j, edge in enumerate(self.edges))
+        shape = tuple(len(edge) + 1 for edge in self.edges)
+        self._steps = []  # of each draw: levels, an order of the cells that groups equal levels, starts of the groups
+        for draw in values:
+            level = np.full(shape, reference_loss)
+            np.minimum.at(level, index, draw)
+            for axis in range(q):
+                level = np.minimum.accumulate(level, axis=axis)
+            order = np.argsort(level, axis=None, kind="stable")
+            levels, starts = np.unique(level.ravel()[order], return_index=True)
+            self._steps.append((levels, order, starts))
 
-    return evaluate
+    def expected_improvement(self, mean: Floats, sd: Floats, costs: Floats, *, log: bool = False) -> Floats:
+        """Expected hypervolume improvement of candidates, averaged over the draws.
+
+        Args:
+            mean: ``draws x c``, or ``1 x c`` where it is the same for all.
+            sd: c, or of the shape of the mean.
+            costs: ``c x q``.
+            log: whether the process models the logarithm of the loss.
+        """
+        rule = expected_log_improvement if log else expected_improvement
+        total = np.zeros(len(costs))
+        cells = int(np.prod([len(edge) + 1 for edge in self.edges]))
+        for rows in _slices(len(costs), max(1, _CHUNK // cells)):
+            width = self._widths(costs[rows])
+            for draw, (levels, order, starts) in enumerate(self._steps):
+                grouped = np.add.reduceat(width[:, order], starts, axis=1)  # c x levels
+                at, spread = (values[min(draw, len(values) - 1), rows, None] for values in (mean, np.atleast_2d(sd)))
+                total[rows] += (grouped * rule(levels, at, spread)).sum(-1)
+        return total / len(self._steps)
+
+    def _widths(self, costs: Floats) -> Floats:  # c x q -> c x cells
+        """Volume of each cell beyond the candidates' costs."""
+        sides = []
+        for j, edge in enumerate(self.edges):
+            low, high = np.r_[-np.inf, edge], np.r_[edge, self.reference_costs[j]]
+            sides.append(np.maximum(high - np.maximum(low, costs[:, j, None]), 0.0))
+        product: Floats = reduce(lambda a, b: (a[:, :, None] * b[:, None, :]).reshape(len(costs), -1), sides)
+        return product
 
 
-def _baseline(surrogate: Surrogate, objective: ExactCosts) -> Tensor:  # -> r x d
-    """Evaluated policies that may be on the front: those that no other beats by two standard deviations.
+def _relevant(
+    losses: Floats, costs: Floats, reference_loss: float, reference_costs: Floats
+) -> NDArray[np.intp]:  # indices
+    """Policies that are on the front of some draw, above the reference; thinned where their grid would be too large."""
+    inside = np.flatnonzero((costs < reference_costs).all(-1) & (losses.min(0, initial=np.inf) < reference_loss))
+    if not len(inside):
+        return inside
+    on_front = np.zeros(len(inside), dtype=np.bool_)
+    for draw in losses[:, inside]:
+        good = draw < reference_loss
+        on_front[good] |= non_dominated(-np.column_stack([draw, costs[inside]])[good])
+    kept = inside[on_front]
+    most = int(MAX_CELLS ** (1 / costs.shape[1])) - 1
+    if costs.shape[1] == 1 or len(kept) <= most:
+        return kept
+    order = kept[np.argsort(costs[kept, 0], kind="stable")]
+    return order[np.linspace(0, len(order) - 1, most).round().astype(int)]
 
-    At most :data:`MAX_BASELINE`, the likeliest; at least one.
+
+def _slices(n: int, step: int) -> Iterator[slice]:
+    return (slice(start, min(start + step, n)) for start in range(0, n, step))
+
+
+class Improvement:
+    """Noisy expected hypervolume improvement.
+
+    Args:
+        surrogate: fitted to the measured objective.
+        problem: its costs and references.
+        draws: of the joint posterior of the front.
+        rng: of the draws.
     """
-    unique = surrogate.levels.unique(dim=0)
-    with torch.no_grad():
-        posterior = surrogate.model.posterior(unique)
-    mean, sd = posterior.mean[:, 0].numpy(), posterior.variance[:, 0].clamp_min(0).sqrt().numpy()
-    gains = objective.gains(unique.numpy().astype(np.intp))  # n x (m - 1)
-    at_most = (gains[None] >= gains[:, None]).all(axis=-1)  # [i, j]: j costs no more than i
-    lead = np.where(at_most, mean[None] - mean[:, None], -np.inf)
-    np.fill_diagonal(lead, -np.inf)
-    deficit = np.maximum(lead.max(axis=1, initial=-np.inf), objective.quality_reference - mean) - 2 * sd
-    order = np.argsort(deficit, kind="stable")[:MAX_BASELINE]
-    likely = order[deficit[order] <= 0]
-    return unique[np.sort(likely if len(likely) else order[:1])]
 
+    def __init__(self, surrogate: Surrogate, problem: Problem, draws: int, rng: np.random.Generator) -> None:
+        self.surrogate, self.problem, self.rng = surrogate, problem, rng
+        self.paths = Paths(surrogate, draws, rng)
+        self.costs = self.costs_of(surrogate.levels)
+        self._refresh()
 
-def _range(reference: float, table: NDArray[np.float64]) -> float:
-    """From the sum of each layer's least cost, which no policy undercuts, to the reference."""
-    span = reference - float(np.nanmin(table, axis=1).sum())
-    return span if span > 0 else max(abs(reference), float(np.finfo(np.float64).tiny))
+    def costs_of(self, levels: Levels) -> Floats:  # c x d -> c x q
+        """All costs of policies."""
+        return np.stack([cost.of_levels(levels) for cost in self.problem.costs], axis=-1)
+
+    def _refresh(self) -> None:
+        quality = self.problem.quality
+        corner = -quality.sign * quality.reference, np.array([cost.info.reference for cost in self.problem.costs])
+        self._sampled = Envelope(self.paths.values, self.costs, *corner)
+        self._plain = Envelope(self.paths.mean[None], self.costs, *corner)
+
+    def add(self, levels: Levels) -> None:  # p x d
+        """Running policies: their losses are sampled, one after the other."""
+        for row in levels:
+            self.paths.add(row, self.rng)
+        if len(levels):
+            self.costs = np.concatenate([self.costs, self.costs_of(levels)])
+            self._refresh()
+
+    def front(self) -> Levels:  # s x d
+        """Observed policies that no other one beats by the posterior mean, each once."""
+        n = len(self.surrogate.levels)
+        mask = non_dominated(-np.column_stack([self.paths.mean[:n], self.costs[:n]]))
+        return np.unique(self.surrogate.levels[mask], axis=0)
+
+    def screen(self, levels: Levels, rows: Floats, costs: Floats, sd: Floats | None = None) -> Floats:  # -> c
+        """Improvement over the front of the posterior mean: a plug-in, for choosing what is looked at closely.
+
+        Args:
+            levels: ``c x d``.
+            rows: ``c x n``, covariance with the observed policies.
+            costs: ``c x q``.
+            sd: c, a stand-in for the posterior's standard deviations, whose cost grows with the square of n.
+        """
+        mean = self.surrogate.mean_of(levels, rows)
+        loss, spread = self.surrogate.to_loss(mean, self.surrogate.sd_of(levels, rows) if sd is None else sd)
+        return self._plain.expected_improvement(loss[None], spread, costs)
+
+    def value(self, levels: Levels, rows: Floats, costs: Floats) -> Floats:  # c x d, c x n, c x q -> c
+        """Improvement averaged over the draws of the front."""
+        return self._sampled.expected_improvement(*self.paths.conditional(levels, rows), costs)

@@ -1,142 +1,228 @@
-"""A Gaussian process on the quality. Costs are known, so nothing else is modelled."""
+"""The fitted process on the loss of a policy, in closed form. Costs are known: they are never modelled."""
 
 from __future__ import annotations
 
-import copy
-import warnings
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
-import torch
-from botorch.exceptions.warnings import BotorchWarning
 from botorch.models import SingleTaskGP
-from botorch.models.transforms.input import InputTransform
-from botorch.optim.fit import fit_gpytorch_mll_scipy
-from gpytorch.mlls import ExactMarginalLogLikelihood
-from linear_operator.utils.errors import NanError, NotPSDError
-from linear_operator.utils.warnings import NumericalWarning
-from torch import Tensor
+from numpy.typing import NDArray
 
-from mobo_mpq.space import SearchSpace
+from mobo_mpq.strategies.fitting import Data
+from mobo_mpq.strategies.kernel import tables
+from mobo_mpq.strategies.observations import Link
 
-MAX_ITERATIONS = 50
-"""Of L-BFGS: a fit stops by iterations, never by the clock, so that it repeats exactly."""
+Levels = NDArray[np.intp]
+Floats = NDArray[np.float64]
 
-_SPANS_BELOW = 1.0
-_LEAST_VARIANCE = 1e-6  # of a standardised quality; less is refused by GPyTorch
+_LEAST_EIGENVALUE = 1e-9
+LEAST_VARIANCE = 1e-12
 
 
-class QuantizationScale(InputTransform, torch.nn.Module):
-    """Levels -> the step size 2^-bits, scaled to 0 (highest bits) and 1 (lowest bits).
-
-    Quantization error goes with the step: from 8 bits to 6 nothing happens, from 4 to 2 everything does. On this scale
-    one length fits both ends.
-    """
-
-    is_one_to_many = False
-    table: Tensor
-
-    def __init__(self, space: SearchSpace) -> None:
-        super().__init__()
-        self.transform_on_train = self.transform_on_eval = self.transform_on_fantasize = True
-        widest = max(len(variable.choices) for variable in space.variables)
-        table = np.zeros((len(space.variables), widest))
-        for row, variable in enumerate(space.variables):
-            step = np.exp2(-np.array(variable.choices, dtype=np.float64))
-            table[row, : len(step)] = (step - step[-1]) / (step[0] - step[-1])
-        self.register_buffer("table", torch.from_numpy(table))  # d x levels
-
-    def transform(self, X: Tensor) -> Tensor:  # (..., d) -> (..., d)
-        """Look every level up."""
-        scaled: Tensor = self.table[torch.arange(len(self.table)), X.long()]
-        return scaled
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Surrogate:
-    """A fitted process, and the affine map from the quality (maximised) to its outcomes.
+    """The fitted process in closed form, by table look-ups: the same numbers as the model's posterior.
+
+    Everything here is about the signal, in its own units, minimised.
 
     Attributes:
-        model: posterior over ``(quality - mean) / scale`` at levels, ``(..., q, d)``, in float64.
-        mean: of the observed qualities.
-        scale: their standard deviation.
-        levels: ``n x d``, what was observed.
+        model: BoTorch's, over the standardised signal.
+        data: what it is conditioned on.
+        link: from the signal to the loss.
     """
 
     model: SingleTaskGP
-    mean: float
-    scale: float
-    levels: Tensor
+    data: Data
+    link: Link = Link()
 
-    def standardise(self, quality: float) -> float:
-        """From the quality (maximised) to the model's outcomes."""
-        return (quality - self.mean) / self.scale
+    @property
+    def levels(self) -> Levels:  # n x d
+        """The observed policies."""
+        return self.data.levels
 
+    @cached_property
+    def shift(self) -> float:
+        """Of the standardisation."""
+        return self.data.shift
 
-def fit(
-    space: SearchSpace,
-    levels: np.ndarray[tuple[int, ...], np.dtype[np.intp]],
-    quality: Sequence[float],
-    stderr: Sequence[float | None],
-    reference: float,
-) -> Surrogate:
-    """Fit BoTorch's default process, an RBF kernel with one length per variable and priors that grow with d.
+    @cached_property
+    def unit(self) -> float:
+        """Of the standardisation."""
+        return self.data.unit
 
-    The priors are those of Hvarfner et al., 2024. A fit that fails leaves the hyper-parameters at the priors' modes.
+    @cached_property
+    def parameters(self) -> dict[str, Any]:
+        """Hyper-parameters by name, of the standardised loss."""
+        return tables(self.model.covar_module)
 
-    Args:
-        space: gives the bits behind the levels.
-        levels: ``n x d``, of the evaluated policies.
-        quality: n, maximised.
-        stderr: n; the noise is inferred when one is not known.
-        reference: worst quality of interest, maximised.
-    """
-    y = clip(np.asarray(quality, dtype=np.float64), reference)
-    mean, scale = float(y.mean()), float(y.std())
-    if scale <= 1e-12 * max(abs(mean), 1.0):
-        scale = 1.0  # all alike: any unit does
-    known = [s for s in stderr if s is not None]
-    variance = None
-    if len(known) == len(y):
-        variance = torch.tensor(known, dtype=torch.float64).div(scale).square().clamp_min(_LEAST_VARIANCE)[:, None]
-    x = torch.from_numpy(levels.astype(np.float64))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", BotorchWarning)  # tiny samples are seldom quite standardised
-        model = SingleTaskGP(
-            x,
-            torch.from_numpy((y - mean) / scale)[:, None],
-            train_Yvar=variance,
-            outcome_transform=None,
-            input_transform=QuantizationScale(space),
-        )
-    _fit(model)
-    return Surrogate(model, mean, scale, x)
+    @cached_property
+    def noise(self) -> float:
+        """Variance of the standardised observations."""
+        return float(self.model.likelihood.noise.detach().mean())
 
+    @property
+    def noise_sd(self) -> float:
+        """Standard deviation of an observation, in units of the signal."""
+        return math.sqrt(self.noise) * self.unit
 
-def clip(
-    quality: np.ndarray[tuple[int, ...], np.dtype[np.float64]], reference: float
-) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    """Raise what lies further below the reference than the best lies above it.
+    # --- tables -----------------------------------------------------------------------------------------------------
 
-    Two-bit disasters are all equally useless; left alone, they would set the scale and the lengths of the fit, and the
-    differences near the front, a hundred times smaller, would pass for noise.
-    """
-    span = float(quality.max()) - reference
-    return np.maximum(quality, reference - _SPANS_BELOW * span) if span > 0 else quality
+    @cached_property
+    def _t(self) -> Floats:  # d x levels
+        table: Floats = self.parameters["table"]
+        return table
 
+    @cached_property
+    def _u(self) -> Floats:  # d x levels
+        return np.sqrt(np.maximum(self._t, 1e-12)) / self.parameters["length"]
 
-def _fit(model: SingleTaskGP) -> None:
-    mll = ExactMarginalLogLikelihood(model.likelihood, model)
-    start = copy.deepcopy(mll.state_dict())
-    mll.train()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", BotorchWarning)
-            warnings.simplefilter("ignore", NumericalWarning)
-            fit_gpytorch_mll_scipy(mll, options={"maxiter": MAX_ITERATIONS})
-    except (NanError, NotPSDError):
-        mll.load_state_dict(start)
-    if not all(bool(torch.isfinite(parameter).all()) for parameter in mll.parameters()):
-        mll.load_state_dict(start)
-    mll.eval()
+    def _of(self, table: Floats, levels: Levels) -> Floats:  # (..., d) -> (..., d)
+        return table[np.arange(table.shape[0]), levels]
+
+    def _expected(self, levels: Levels) -> Floats:  # c x d -> c
+        p = self.parameters
+        return np.asarray(p["constant"] + p["scale"] * self._of(self._t, levels).sum(-1))
+
+    def prior_mean(self, levels: Levels) -> Floats:  # c x d -> c
+        """Standardised mean before any observation."""
+        knee, span = self.data.squeeze
+        f = self._expected(levels)
+        return np.asarray(np.minimum(f, knee) + span * np.log1p(np.maximum(f - knee, 0.0) / span))
+
+    def _slope(self, levels: Levels) -> Floats:  # c x d -> c
+        knee, span = self.data.squeeze
+        return np.asarray(1.0 / (1.0 + np.maximum(self._expected(levels) - knee, 0.0) / span))
+
+    @cached_property
+    def _slopes(self) -> Floats:  # n
+        return self._slope(self.levels)
+
+    def prior_variance(self, levels: Levels) -> Floats:  # c x d -> c
+        """Standardised variance before any observation."""
+        p = self.parameters
+        squares = np.square(self._of(self._t, levels)).sum(-1)
+        linear = p["scale"] ** 2 * (p["tau"] ** 2 + p["ripple"] ** 2) * squares
+        return np.asarray(np.square(self._slope(levels)) * linear + p["residual"] ** 2)
+
+    @cached_property
+    def _look_up(self) -> tuple[Floats, Floats]:  # d x levels x n, twice
+        """What each level of each variable adds to the linear covariance with, and the squared distance to, each row."""
+        p, t = self.parameters, self._t
+        at = self._of(t, self.levels).T  # d x n
+        same = self.levels.T[:, None] == np.arange(t.shape[1])[None, :, None]
+        linear = p["scale"] ** 2 * t[:, :, None] * at[:, None] * (p["tau"] ** 2 + p["ripple"] ** 2 * same)
+        squared = np.square(self._u[:, :, None] - self._of(self._u, self.levels).T[:, None])
+        return linear, squared
+
+    def rows(self, levels: Levels, base: Levels, of: Levels) -> Floats:  # c x d, b x d, c -> c x n
+        """Covariance with the observed policies of policies that differ little from some base policies.
+
+        Args:
+            levels: of the candidates.
+            base: near them.
+            of: for each candidate, the base that it is near to.
+        """
+        linear, squared = self._look_up
+        every = np.arange(base.shape[1])
+        at_base = [sum((table[v, base[:, v]] for v in every), np.zeros((len(base), table.shape[2])))
+                   for table in (linear, squared)]
+        total, distance = (table[of] for table in at_base)
+        candidate, variable = np.nonzero(levels != base[of])
+        if len(candidate):
+            new, old = levels[candidate, variable], base[of[candidate], variable]
+            first = np.flatnonzero(np.r_[True, candidate[1:] != candidate[:-1]])
+            for table, where in ((linear, total), (squared, distance)):
+                where[candidate[first]] += np.add.reduceat(table[variable, new] - table[variable, old], first, axis=0)
+        smooth: Floats = self.parameters["residual"] ** 2 * np.exp(-0.5 * np.maximum(distance, 0.0))
+        return self._slope(levels)[:, None] * self._slopes * total + smooth
+
+    def covariance(self, left: Levels, right: Levels) -> Floats:  # c x d, n x d -> c x n
+        """Standardised prior covariance."""
+        p = self.parameters
+        t1, t2 = self._of(self._t, left), self._of(self._t, right)
+        h1, h2 = self._one_hot(left), self._one_hot(right)
+        u1, u2 = self._of(self._u, left), self._of(self._u, right)
+        squared = np.square(u1).sum(-1)[:, None] + np.square(u2).sum(-1)[None] - 2 * u1 @ u2.T
+        linear = p["tau"] ** 2 * (t1 @ t2.T) + p["ripple"] ** 2 * (h1 @ h2.T)
+        smooth: Floats = p["residual"] ** 2 * np.exp(-0.5 * np.maximum(squared, 0.0))
+        slopes = self._slope(left)[:, None] * self._slope(right)
+        return p["scale"] ** 2 * slopes * linear + smooth
+
+    def _one_hot(self, levels: Levels) -> Floats:
+        spread = np.zeros((*levels.shape, self._t.shape[1]))
+        np.put_along_axis(spread, levels[..., None], self._of(self._t, levels)[..., None], axis=-1)
+        return spread.reshape(*levels.shape[:-1], -1)
+
+    # --- posterior --------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _eigen(self) -> tuple[Floats, Floats]:
+        """Eigenvalues, clamped, and vectors of the covariance of the observed policies."""
+        values, vectors = np.linalg.eigh(self.covariance(self.levels, self.levels))
+        return np.maximum(values, _LEAST_EIGENVALUE * max(float(values[-1]), 1e-300)), vectors
+
+    @cached_property
+    def _projected(self) -> Floats:  # n
+        return self._eigen[1].T @ (self.data.standardised - self.prior_mean(self.levels))
+
+    @cached_property
+    def weights(self) -> Floats:  # n
+        """``mean(x) = prior_mean(x) + covariance(x, levels) @ weights``."""
+        values, vectors = self._eigen
+        return vectors @ (self._projected / (values + self.noise))
+
+    def mean(self, levels: Levels) -> Floats:  # c x d -> c
+        """Posterior mean of the signal."""
+        standard = self.prior_mean(levels) + self.covariance(levels, self.levels) @ self.weights
+        return standard * self.unit + self.shift
+
+    def posterior(self, levels: Levels) -> tuple[Floats, Floats]:  # c x d -> c, c
+        """Mean and standard deviation of the signal itself, without noise."""
+        rows = self.covariance(levels, self.levels)
+        return self.mean_of(levels, rows), self.sd_of(levels, rows)
+
+    def mean_of(self, levels: Levels, rows: Floats) -> Floats:  # c x d, c x n -> c
+        """Posterior mean of the signal, given the covariance with the observed policies."""
+        return (self.prior_mean(levels) + rows @ self.weights) * self.unit + self.shift
+
+    def sd_of(self, levels: Levels, rows: Floats) -> Floats:  # c x d, c x n -> c
+        """Posterior standard deviation of the signal, likewise."""
+        values, vectors = self._eigen
+        explained = np.square(rows @ (vectors / np.sqrt(values + self.noise))).sum(-1)
+        variance = np.maximum(self.prior_variance(levels) - explained, LEAST_VARIANCE)
+        return np.asarray(np.sqrt(variance) * self.unit)
+
+    def additive(self) -> Floats:  # d x levels
+        """What each level of each variable adds to the posterior mean, the residual left out, in units of the signal."""
+        p, t = self.parameters, self._t
+        at = self._of(t, self.levels) * (self.weights * self._slopes)[:, None]  # n x d
+        common = at.sum(0)[:, None]
+        own = np.zeros_like(t)
+        for level in range(t.shape[1]):
+            own[:, level] = np.where(self.levels == level, at, 0.0).sum(0)
+        correction = p["scale"] ** 2 * t * (p["tau"] ** 2 * common + p["ripple"] ** 2 * own)
+        return np.asarray((p["scale"] * t + correction) * self.unit)
+
+    def to_loss(self, mean: Floats, sd: Floats) -> tuple[Floats, Floats]:
+        """Mean and standard deviation of the loss, from those of the signal, to first order."""
+        slope = self.link.slope(mean, 0.25 * float(np.abs(self.data.signal).min()))
+        return self.link.loss(mean), np.abs(slope) * sd
+
+    def leave_one_out(self) -> tuple[Floats, Floats]:
+        """Prediction of each observation from all others, and its standard deviation with noise, by the closed form.
+
+        The hyper-parameters are those of all observations (Rasmussen and Williams, 2006, section 5.4.2).
+        """
+        values, vectors = self._eigen
+        inverse_diagonal = (np.square(vectors) / (values + self.noise)).sum(-1)
+        error = self.weights / inverse_diagonal
+        return self.data.squeezed - error * self.unit, self.unit / np.sqrt(inverse_diagonal)
+
+    def error(self) -> float:
+        """Root mean square error of the losses predicted from all other observations, near and above the reference."""
+        near = self.data.signal <= self.data.knee
+        predicted = self.link.loss(self.leave_one_out()[0])
+        return float(np.sqrt(np.mean(np.square(predicted - self.data.loss)[near]))) if near.any() else float("inf")
