@@ -39,8 +39,10 @@ class Features:
         space = problem.space
         variables = space.variables
         bits = [np.array(variable.choices, dtype=np.float64) for variable in variables]
-        lowest = {role: min((b[0] for b, v in zip(bits, variables, strict=True) if v.role == role), default=0.0)
-                  for role in ("weight", "activation")}
+        lowest = {
+            role: min((b[0] for b, v in zip(bits, variables, strict=True) if v.role == role), default=0.0)
+            for role in ("weight", "activation")
+        }
         size = np.array([-LOG_4 * (b[0] - lowest[v.role]) for b, v in zip(bits, variables, strict=True)])
         fading = padded([-LOG_4 * (b - b[0]) for b in bits])
         is_weight = np.array([variable.role == "weight" for variable in variables], dtype=np.bool_)

@@ -201,7 +201,9 @@ def optimise(model: SingleTaskGP, start: Mapping[str, Any] | None, iterations: i
             warnings.simplefilter("ignore", BotorchWarning)
             warnings.simplefilter("ignore", OptimizationWarning)
             warnings.simplefilter("ignore", NumericalWarning)
-            result = fit_gpytorch_mll_scipy(mll, options={"maxiter": iterations, "ftol": 1e-6}, timeout_sec=TIME_LIMIT_S)
+            result = fit_gpytorch_mll_scipy(
+                mll, options={"maxiter": iterations, "ftol": 1e-6}, timeout_sec=TIME_LIMIT_S
+            )
         done = result.status is OptimizationStatus.SUCCESS
         status = "converged" if done else "time limit" if "timed out" in (result.message or "") else "iterations"
     except (NanError, NotPSDError):

@@ -31,6 +31,10 @@ from torch import Tensor
 from mobo_mpq.strategies.features import Features
 
 
+DEVIATION = {True: 0.3, False: 1.0}
+"""Prior standard deviation of what is learned about the logarithm of a size, measured or not."""
+
+
 class LogPrior(NamedTuple):
     """Normal prior of a logarithm: its mode (not as a logarithm) and its standard deviation."""
 
@@ -73,6 +77,10 @@ class Sensitivities(gpytorch.Module):  # type: ignore[misc]
         _parameter(self, "log_scale", LogPrior(4.0, 1.5))
         _parameter(self, "log_rho_weight", LogPrior(1.0, 0.25))
         _parameter(self, "log_rho_activation", LogPrior(1.0, 0.25))
+        deviation = torch.zeros(len(features.size), dtype=torch.float64)
+        sd = torch.full_like(deviation, DEVIATION[features.measured])
+        self.register_parameter("deviation", torch.nn.Parameter(deviation.clone()))
+        self.register_prior("deviation_prior", NormalPrior(deviation, sd), "deviation")
         self.trusted = features.measured
         if self.trusted:
             _parameter(self, "trust", LogPrior(math.exp(0.8), 0.3))
@@ -81,7 +89,8 @@ class Sensitivities(gpytorch.Module):  # type: ignore[misc]
         """T of every variable and level."""
         rho = torch.where(self.is_weight, self.log_rho_weight.exp(), self.log_rho_activation.exp())
         trust = self.trust if self.trusted else 1.0
-        raw = (trust * self.size[:, None] + rho[:, None] * self.fading).exp()
+        size = trust * self.size + self.deviation
+        raw = (size[:, None] + rho[:, None] * self.fading).exp()
         lowered = raw - raw[:, -1:]
         return lowered / lowered[:, 0].sum()
 
@@ -113,7 +122,7 @@ class StructuredKernel(Kernel):  # type: ignore[misc]
         super().__init__()
         self.sensitivities = sensitivities
         measured = sensitivities.trusted
-        _parameter(self, "log_tau", LogPrior(0.5 if measured else 1.0, 0.5))
+        _parameter(self, "log_tau", LogPrior(0.5, 0.5))
         _parameter(self, "log_ripple", LogPrior(0.1, 0.7))
         _parameter(self, "log_residual", LogPrior(0.1, 1.0))
         _parameter(self, "log_length", LogPrior(0.5, 0.5))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -63,14 +62,13 @@ class Learner:
         )
 
     def _choose(self, count: int) -> Surrogate:
-        which = os.environ.get("SIGNAL", "auto")
-        a = self._make(self._direct, *self._direct_data(count), count)
-        if which == "direct" or self._all.by_divergence() is None:
-            return a
-        b = self._make(self._divergence, *self._divergence_data(count), count)
-        if which == "divergence":
-            return b
-        return min((a, b), key=lambda s: s.error())
+        """By the loss itself or by the divergence: whichever predicts left-out losses better."""
+        direct = self._make(self._direct, *self._direct_data(count), count)
+        assert self._all is not None, "surrogate() sets it"
+        if self._all.by_divergence() is None:
+            return direct
+        other = self._make(self._divergence, *self._divergence_data(count), count)
+        return min((direct, other), key=Surrogate.error)
 
     def _make(self, fitter: Fitter, data: Data, link: Link, count: int) -> Surrogate:
         fit = fitter.fit(count)

@@ -32,6 +32,9 @@ FRONT_MEMBERS = 6
 SWEPT = 80
 """Weights between loss and costs for which the additive part of the posterior is minimised."""
 
+TABLES = 4
+"""Draws of the additive part that are minimised beside its mean: they reach policies far from all that is known."""
+
 
 class Mobo(Strategy):
     """A structured Gaussian process on the quality, and the closed-form improvement that exact costs allow.
@@ -47,7 +50,7 @@ class Mobo(Strategy):
         self.sweep = Sweep(problem)
         d = len(problem.space.variables)
         self._design = self._policies_to_begin_with()
-        self.num_initial = 1 + len(self._design) if problem.sensitivity is not None else int(np.clip(d, 6, 12))
+        self.num_initial = 1 + len(self._design) if problem.sensitivity is not None else int(np.clip(d, 6, 8))
 
     def propose(self, n: int) -> list[Proposal]:
         """The next policy of the initial design, or the one of greatest expected improvement."""
@@ -99,9 +102,10 @@ class Mobo(Strategy):
         problem = self.problem
         front = improvement.front()
         starts = front[rng.permutation(len(front))[:STARTS]]
-        additive = surrogate.additive()
-        span = float(np.ptp(additive, axis=1).sum())
-        swept = np.unique(self.sweep(additive, sweep_weights(problem, SWEPT, span, rng)), axis=0)
+        tables = [surrogate.additive(), *surrogate.additive_draws(TABLES, rng)]
+        span = float(np.ptp(tables[0], axis=1).sum())
+        weights = sweep_weights(problem, SWEPT, span, rng)
+        swept = np.unique(np.concatenate([self.sweep(table, weights) for table in tables]), axis=0)
         return Candidates.join([around(problem, starts, rng), Candidates(swept, swept, np.arange(len(swept)))])
 
 

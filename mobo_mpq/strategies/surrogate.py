@@ -127,8 +127,10 @@ class Surrogate:
         """
         linear, squared = self._look_up
         every = np.arange(base.shape[1])
-        at_base = [sum((table[v, base[:, v]] for v in every), np.zeros((len(base), table.shape[2])))
-                   for table in (linear, squared)]
+        at_base = [
+            sum((table[v, base[:, v]] for v in every), np.zeros((len(base), table.shape[2])))
+            for table in (linear, squared)
+        ]
         total, distance = (table[of] for table in at_base)
         candidate, variable = np.nonzero(levels != base[of])
         if len(candidate):
@@ -144,12 +146,14 @@ class Surrogate:
         p = self.parameters
         t1, t2 = self._of(self._t, left), self._of(self._t, right)
         h1, h2 = self._one_hot(left), self._one_hot(right)
+        linear = p["tau"] ** 2 * (t1 @ t2.T) + p["ripple"] ** 2 * (h1 @ h2.T)
+        slopes = self._slope(left)[:, None] * self._slope(right)
+        return p["scale"] ** 2 * slopes * linear + self._residual(left, right)
+
+    def _residual(self, left: Levels, right: Levels) -> Floats:  # c x d, n x d -> c x n
         u1, u2 = self._of(self._u, left), self._of(self._u, right)
         squared = np.square(u1).sum(-1)[:, None] + np.square(u2).sum(-1)[None] - 2 * u1 @ u2.T
-        linear = p["tau"] ** 2 * (t1 @ t2.T) + p["ripple"] ** 2 * (h1 @ h2.T)
-        smooth: Floats = p["residual"] ** 2 * np.exp(-0.5 * np.maximum(squared, 0.0))
-        slopes = self._slope(left)[:, None] * self._slope(right)
-        return p["scale"] ** 2 * slopes * linear + smooth
+        return np.asarray(self.parameters["residual"] ** 2 * np.exp(-0.5 * np.maximum(squared, 0.0)))
 
     def _one_hot(self, levels: Levels) -> Floats:
         spread = np.zeros((*levels.shape, self._t.shape[1]))
@@ -197,14 +201,29 @@ class Surrogate:
 
     def additive(self) -> Floats:  # d x levels
         """What each level of each variable adds to the posterior mean, the residual left out, in units of the signal."""
+        return self._additive(self.weights, 1.0)
+
+    def additive_draws(self, draws: int, rng: np.random.Generator) -> list[Floats]:  # draws of d x levels
+        """Draws of :meth:`additive` from the posterior, by Matheron's rule: a draw of the prior, then the correction."""
         p, t = self.parameters, self._t
-        at = self._of(t, self.levels) * (self.weights * self._slopes)[:, None]  # n x d
-        common = at.sum(0)[:, None]
-        own = np.zeros_like(t)
-        for level in range(t.shape[1]):
-            own[:, level] = np.where(self.levels == level, at, 0.0).sum(0)
-        correction = p["scale"] ** 2 * t * (p["tau"] ** 2 * common + p["ripple"] ** 2 * own)
-        return np.asarray((p["scale"] * t + correction) * self.unit)
+        values, vectors = self._eigen
+        residual = np.linalg.cholesky(self._residual(self.levels, self.levels) + 1e-9 * np.eye(len(self.levels)))
+        tables = []
+        for _ in range(draws):
+            factor = 1.0 + p["tau"] * rng.standard_normal((len(t), 1)) + p["ripple"] * rng.standard_normal(t.shape)
+            linear = self._slopes * p["scale"] * self._of(t * (factor - 1.0), self.levels).sum(-1)
+            noise = math.sqrt(self.noise) * rng.standard_normal(len(values))
+            drawn = linear + residual @ rng.standard_normal(len(values)) + noise
+            correction = vectors @ ((self._projected - vectors.T @ drawn) / (values + self.noise))
+            tables.append(self._additive(correction, factor))
+        return tables
+
+    def _additive(self, weights: Floats, factor: Floats | float) -> Floats:  # n -> d x levels
+        p, t = self.parameters, self._t
+        at = self._of(t, self.levels) * (weights * self._slopes)[:, None]  # n x d
+        own = np.stack([np.where(self.levels == level, at, 0.0).sum(0) for level in range(t.shape[1])], axis=-1)
+        correction = p["scale"] ** 2 * t * (p["tau"] ** 2 * at.sum(0)[:, None] + p["ripple"] ** 2 * own)
+        return np.asarray((p["scale"] * t * factor + correction) * self.unit)
 
     def to_loss(self, mean: Floats, sd: Floats) -> tuple[Floats, Floats]:
         """Mean and standard deviation of the loss, from those of the signal, to first order."""

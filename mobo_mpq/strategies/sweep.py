@@ -36,7 +36,7 @@ class Sweep:
         self._touched = [_layers_of(problem, block) for block in self.blocks]
         self._sizes = space.sizes
 
-    def __call__(self, loss: Floats, weights: Floats) -> Levels:  # d x levels, k x q -> k x d
+    def __call__(self, loss: Floats, weights: Floats) -> Levels:  # (k x) d x levels, k x q -> k x d
         """Policies of least loss plus weighted costs; a weight is per range of its cost."""
         at = np.repeat((self._sizes - 1)[None], len(weights), axis=0)
         for _ in range(ROUNDS):
@@ -54,7 +54,7 @@ class Sweep:
         moved = np.repeat(at[:, None], len(choices), axis=1)  # k x options x d
         moved[:, :, list(block)] = choices
         columns = self.problem.space.option_indices(moved, layers)  # k x options x touched
-        total = loss[list(block), choices].sum(-1)[None]
+        total = loss[..., list(block), choices].sum(-1) + np.zeros((len(at), 1))
         for j, (table, scale) in enumerate(zip(self.tables, self.scales, strict=True)):
             cost = table[layers, columns].sum(-1)  # NaN where a pair is not legal
             total = total + weights[:, j, None] * cost / scale
