@@ -26,6 +26,7 @@ from mobo_mpq.policy import LayerBits, Policy
 Levels = NDArray[np.intp]
 
 _LARGEST_GRID = 2**20
+_MOST_BITS = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,36 +147,29 @@ class SearchSpace:
         Raises:
             PolicyError: when a policy is not one of this space.
         """
-        rows = []
         for policy in policies:
-            if tuple(policy) != self.names:
-                missing = [name for name in self.names if name not in policy]
-                extra = [name for name in policy if name not in self.names]
-                odd = (
-                    f"lacks '{missing[0]}'"
-                    if missing
-                    else f"has '{extra[0]}'"
-                    if extra
-                    else "lists them in another order"
-                )
-                raise PolicyError(
-                    f"the policy is of another model: it {odd}; expected the layers {', '.join(self.names)}"
-                )
-            rows.append([self._level(policy, variable) for variable in self.decisions])
-        every = np.array(rows, dtype=np.intp).reshape(len(policies), len(self.decisions))
-        for policy, row in zip(policies, every, strict=True):
-            if self._expand_policy(row) != policy or not self._legal(row):
-                raise PolicyError(_why_illegal(policy, self))
+            self._check_names(policy)
+        bits = np.array([[tuple(pair) for pair in policy.values()] for policy in policies], dtype=np.intp)
+        bits = bits.reshape(len(policies), len(self.names), len(ROLES))
+        every = np.zeros((len(policies), len(self.decisions)), dtype=np.intp)
+        fits = np.ones(len(policies), dtype=np.bool_)
+        for column, role in enumerate(ROLES):
+            decision = self._decision_of[role]
+            levels = self._level_index[decision, np.clip(bits[..., column], 0, _MOST_BITS)]  # n x layers
+            every[:, decision] = levels
+            fits &= ((levels >= 0) & (levels == every[:, decision])).all(axis=-1)  # tied layers agree
+        fits[fits] &= self.is_legal(every[fits][:, self._free])
+        if not fits.all():
+            raise PolicyError(_why_illegal(policies[int(np.argmin(fits))], self))
         return every[:, self._free]
 
-    def _level(self, policy: Policy, variable: Variable) -> int:
-        bits = getattr(policy[variable.layers[0]], variable.role)
-        if bits not in variable.choices:
-            raise PolicyError(
-                f"layer '{variable.layers[0]}' has {bits} {variable.role} bits; "
-                f"expected one of {', '.join(map(str, variable.choices))}"
-            )
-        return variable.choices.index(bits)
+    def _check_names(self, policy: Policy) -> None:
+        if tuple(policy) == self.names:
+            return
+        missing = [name for name in self.names if name not in policy]
+        extra = [name for name in policy if name not in self.names]
+        odd = f"lacks '{missing[0]}'" if missing else f"has '{extra[0]}'" if extra else "lists them in another order"
+        raise PolicyError(f"the policy is of another model: it {odd}; expected the layers {', '.join(self.names)}")
 
     def to_policies(self, levels: Levels) -> list[Policy]:  # n x d -> n
         """The inverse of :meth:`to_levels`."""
@@ -324,6 +318,14 @@ class SearchSpace:
         return table
 
     @cached_property
+    def _level_index(self) -> Levels:  # decisions x bits
+        """Level of each number of bits; -1 where it is no choice."""
+        table = np.full((len(self.decisions), _MOST_BITS + 1), -1, dtype=np.intp)
+        for row, variable in enumerate(self.decisions):
+            table[row, list(variable.choices)] = range(len(variable.choices))
+        return table
+
+    @cached_property
     def _legal_options(self) -> NDArray[np.bool_]:  # layers x options
         return np.array([[tuple(bits) in pairs for bits in self.options] for pairs in self.pairs])
 
@@ -369,6 +371,12 @@ class SearchSpace:
 
 def _why_illegal(policy: Policy, space: SearchSpace) -> str:
     for variable in space.decisions:
+        first = getattr(policy[variable.layers[0]], variable.role)
+        if first not in variable.choices:
+            return (
+                f"layer '{variable.layers[0]}' has {first} {variable.role} bits; "
+                f"expected one of {', '.join(map(str, variable.choices))}"
+            )
         bits = {getattr(policy[name], variable.role) for name in variable.layers}
         if len(bits) > 1:
             return (

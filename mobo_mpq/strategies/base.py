@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence, Set
+from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,7 @@ class Strategy(ABC):
         self.finished: list[Trial] = []
         self._told: set[int] = set()
         self._seen: set[Policy] = set()
+        self._levels: dict[Policy, NDArray[np.intp] | None] = {}
         self._next = 0
 
     # --- what the study calls ---------------------------------------------------------------------------------------
@@ -109,13 +111,24 @@ class Strategy(ABC):
     @property
     def observed(self) -> list[tuple[Policy, Mapping[str, Measurement]]]:
         """Policies of the space with their values, in the order in which their trials finished."""
-        space = self.problem.space
-        return [(t.policy, t.values) for t in self.complete if t.policy is not None and t.policy in space]
+        return [(t.policy, t.values) for t in self.complete if self.is_of_space(t.policy)]
 
     @property
     def pending(self) -> list[Policy]:
         """Policies of the space whose trials still run, in the order of proposal."""
-        return [policy for policy in self.running.values() if policy is not None and policy in self.problem.space]
+        return [policy for policy in self.running.values() if policy is not None and self.is_of_space(policy)]
+
+    def is_of_space(self, policy: Policy | None) -> TypeGuard[Policy]:
+        """Whether a policy is one of the space: asked of all trials again and again, so the answers are kept."""
+        if policy is not None and policy not in self._levels:
+            inside = policy in self.problem.space
+            self._levels[policy] = self.problem.space.to_levels([policy])[0] if inside else None
+        return policy is not None and self._levels[policy] is not None
+
+    def levels_of(self, policies: Iterable[Policy]) -> NDArray[np.intp]:  # n -> n x d
+        """Levels of policies of the space."""
+        rows = [self._levels[policy] for policy in policies if self.is_of_space(policy)]
+        return np.array(rows, dtype=np.intp).reshape(len(rows), len(self.problem.space.sizes))
 
     def rng(self, number: int, *labels: str | int) -> np.random.Generator:
         """A NumPy stream for one proposal."""

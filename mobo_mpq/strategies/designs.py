@@ -40,15 +40,15 @@ def uniform_policies(problem: Problem, n: int) -> list[Policy]:
 def sensitivity_front(problem: Problem, rng: np.random.Generator) -> Levels:  # k x d
     """Policies on the front of summed sensitivities against the costs, the most expensive first.
 
-    The convex part of the front, as a sweep over the weights between loss and costs finds it; budgets are kept. The
-    sensitivities need no unit.
+    The convex part of the front, as a sweep over the weights between loss and costs finds it; budgets are kept, even
+    where nothing is left then. The sensitivities need no unit.
 
     Args:
         problem: with sensitivities.
         rng: of the directions, where there are several costs.
     """
     losses = padded(variable_losses(problem))
-    span = float(losses.max(axis=1).sum())
+    span = float(losses.max(axis=1, initial=0.0).sum()) or 1.0  # where all are 0, only the costs decide
     front = np.unique(Sweep(problem)(losses, sweep_weights(problem, SWEPT, span, rng)), axis=0)
     front = front[problem.affordable(front)]
     return front[np.argsort(-problem.costs[0].of_levels(front), kind="stable")]

@@ -29,7 +29,7 @@ DRAWS = 16
 FRONT_MEMBERS = 6
 """Of the front of the sensitivities that a study begins with."""
 
-SWEPT = 80
+SWEPT = 48
 """Weights between loss and costs for which the additive part of the posterior is minimised."""
 
 TABLES = 4
@@ -88,11 +88,11 @@ class Mobo(Strategy):
     # --- the engine -------------------------------------------------------------------------------------------------
 
     def _maximise(self, rng: np.random.Generator) -> Levels | None:
-        problem, space = self.problem, self.problem.space
+        problem = self.problem
         surrogate = self.learner.surrogate(self.observed)
         improvement = Improvement(surrogate, problem, DRAWS, rng)
-        improvement.add(space.to_levels(self.pending))
-        taken = space.to_levels([policy for policy in self.seen if policy in space])
+        improvement.add(self.levels_of(self.pending))
+        taken = self.levels_of(self.seen)
         objective = _Lattice(surrogate, improvement)
         found = best_policy(problem, objective, self._pool(surrogate, improvement, rng), taken, rng)
         return None if found is None else found[0]
@@ -105,7 +105,8 @@ class Mobo(Strategy):
         tables = [surrogate.additive(), *surrogate.additive_draws(TABLES, rng)]
         span = float(np.ptp(tables[0], axis=1).sum())
         weights = sweep_weights(problem, SWEPT, span, rng)
-        swept = np.unique(np.concatenate([self.sweep(table, weights) for table in tables]), axis=0)
+        every = np.repeat(np.stack(tables), len(weights), axis=0)  # a table for each row of weights
+        swept = np.unique(self.sweep(every, np.tile(weights, (len(tables), 1))), axis=0)
         return Candidates.join([around(problem, starts, rng), Candidates(swept, swept, np.arange(len(swept)))])
 
 

@@ -22,13 +22,19 @@ _STRATEGIES = {
     "mobo": _Entry(
         "mobo_mpq.strategies.mobo",
         "Mobo",
-        "Bayesian optimization: a Gaussian process on the quality, exact costs, noisy expected hypervolume improvement",
+        "Bayesian optimization: a Gaussian process shaped by what quantization does, exact costs, closed-form improvement",
         uses_sensitivity=True,
     ),
     "nsga2": _Entry(
         "mobo_mpq.strategies.optuna_samplers", "Nsga2", "the genetic algorithm NSGA-II (Deb et al., 2002), by Optuna"
     ),
     "random": _Entry("mobo_mpq.strategies.optuna_samplers", "Random", "independent uniform bits, by Optuna"),
+    "sensitivity": _Entry(
+        "mobo_mpq.strategies.sensitivity",
+        "SensitivityFront",
+        "policies that the sum of the layers' sensitivities puts on the front, without learning",
+        uses_sensitivity=True,
+    ),
     "sobol": _Entry(
         "mobo_mpq.strategies.quasirandom", "Sobol", "a scrambled Sobol sequence, which fills the space evenly"
     ),

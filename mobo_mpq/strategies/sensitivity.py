@@ -31,8 +31,13 @@ class SensitivityFront(Strategy):
 
     def propose(self, n: int) -> list[Proposal]:
         """The member nearest to the next cost of a sequence that halves the gaps; then policies near the front."""
-        low, high = float(self._costs.min()), float(self._costs.max())
-        target = high - van_der_corput(self.number) * (high - low)
-        order = np.argsort(np.abs(self._costs - target), kind="stable")
-        policy = self.fresh(self.problem.space.to_policies(self._front[order]), self.rng(self.number))
+        policy = self.fresh(self.problem.space.to_policies(self._nearest()), self.rng(self.number))
         return [] if policy is None else [Proposal(policy, "sensitivity")]
+
+    def _nearest(self) -> NDArray[np.intp]:  # k x d
+        """Members, the nearest to the next cost first; none where the budgets leave none."""
+        if not len(self._front):
+            return self._front
+        low, high = self._costs.min(), self._costs.max()
+        target = high - van_der_corput(self.number) * (high - low)
+        return self._front[np.argsort(np.abs(self._costs - target), kind="stable")]

@@ -20,8 +20,9 @@ ROUNDS = 3
 class Sweep:
     """Minimises weighted sums over one problem's space, for all weights at once.
 
-    Blocks are minimised in turn, each exactly given the others: a layer's own weight and activation bits together, and
-    every decision that layers share on its own. Where no decision is shared, the first round finds the optimum.
+    Decisions fall into blocks: a layer's own weight and activation bits together, and every decision that layers share
+    on its own. Blocks that touch no layer of another block are minimised exactly, all at once; the others in turn, each
+    exactly given the rest, until nothing changes.
 
     Args:
         problem: space and costs.
@@ -29,60 +30,75 @@ class Sweep:
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        space = problem.space
-        self.blocks = _blocks(problem)
-        self.tables = [cost.table for cost in problem.costs]
-        self.scales = [max(float(np.nanmax(t, 1).sum() - np.nanmin(t, 1).sum()), 1e-300) for t in self.tables]
-        self._touched = [_layers_of(problem, block) for block in self.blocks]
-        self._sizes = space.sizes
+        self._sizes = problem.space.sizes
+        tables = [cost.table for cost in problem.costs]
+        spans = (float((np.nanmax(table, axis=1) - np.nanmin(table, axis=1)).sum()) for table in tables)
+        self._tables = [table / max(span, np.finfo(np.float64).tiny) for table, span in zip(tables, spans, strict=True)]
+        blocks = _blocks(problem)
+        touched = [_layers_of(problem, block) for block in blocks]
+        counts = np.bincount(np.concatenate([*touched, np.zeros(0, np.intp)]), minlength=len(problem.space.names))
+        alone = [bool((counts[layers] == 1).all()) for layers in touched]
+        self._open = [(b, t) for b, t, closed in zip(blocks, touched, alone, strict=True) if not closed]
+        closed = [(b, t) for b, t, single in zip(blocks, touched, alone, strict=True) if single]
+        self._closed = [block for block, _ in closed]
+        self._choices = [self._choices_of(block) for block in self._closed]
+        highest = (self._sizes - 1)[None, None]
+        self._costs = [self._costs_of(np.array(highest), b, t)[0] for b, t in closed]  # q x options each
 
     def __call__(self, loss: Floats, weights: Floats) -> Levels:  # (k x) d x levels, k x q -> k x d
         """Policies of least loss plus weighted costs; a weight is per range of its cost."""
         at = np.repeat((self._sizes - 1)[None], len(weights), axis=0)
+        for block, choices, costs in zip(self._closed, self._choices, self._costs, strict=True):
+            at[:, block] = choices[self._least(loss, weights, block, choices, costs)]
         for _ in range(ROUNDS):
             before = at.copy()
-            for block, layers in zip(self.blocks, self._touched, strict=True):
-                at = self._minimise(at, block, layers, loss, weights)
+            for block, layers in self._open:
+                costs = self._costs_of(at[:, None], block, layers)
+                choices = self._choices_of(block)
+                at[:, block] = choices[self._least(loss, weights, block, choices, costs)]
             if (at == before).all():
                 break
         return at
 
-    def _minimise(
-        self, at: Levels, block: tuple[int, ...], layers: NDArray[np.intp], loss: Floats, weights: Floats
-    ) -> Levels:
-        choices = np.indices(tuple(self._sizes[list(block)])).reshape(len(block), -1).T  # options x block
-        moved = np.repeat(at[:, None], len(choices), axis=1)  # k x options x d
-        moved[:, :, list(block)] = choices
+    def _choices_of(self, block: list[int]) -> Levels:  # options x block
+        return np.indices(tuple(self._sizes[block])).reshape(len(block), -1).T
+
+    def _costs_of(self, at: Levels, block: list[int], layers: Levels) -> Floats:  # k x 1 x d -> k x q x options
+        """What each choice of a block costs in the layers that it touches; infinite where a pair is not legal."""
+        choices = self._choices_of(block)
+        moved = np.repeat(at, len(choices), axis=1)
+        moved[:, :, block] = choices
         columns = self.problem.space.option_indices(moved, layers)  # k x options x touched
-        total = loss[..., list(block), choices].sum(-1) + np.zeros((len(at), 1))
-        for j, (table, scale) in enumerate(zip(self.tables, self.scales, strict=True)):
-            cost = table[layers, columns].sum(-1)  # NaN where a pair is not legal
-            total = total + weights[:, j, None] * cost / scale
-        best = np.argmin(np.where(np.isnan(total), np.inf, total), axis=1)
-        return np.asarray(moved[np.arange(len(at)), best])
+        costs = np.stack([table[layers, columns].sum(-1) for table in self._tables], axis=1)
+        return np.where(np.isnan(costs), np.inf, costs)
+
+    @staticmethod
+    def _least(loss: Floats, weights: Floats, block: list[int], choices: Levels, costs: Floats) -> Levels:  # -> k
+        total = loss[..., block, choices].sum(-1)  # (k x) options
+        return np.asarray(np.argmin(total + (weights[:, :, None] * costs).sum(1), axis=1))
 
 
 def sweep_weights(problem: Problem, k: int, span: float, rng: np.random.Generator) -> Floats:  # -> k x q
-    """Weights over eight decades around ``span``, the loss that a cost's whole range is worth; directions by ``rng``."""
+    """Weights over eight decades around ``span``, the loss that a cost's range is worth; directions by ``rng``."""
     strength = span * np.logspace(-4.5, 4.0, k)[:, None]
     if len(problem.costs) == 1:
         return np.asarray(strength)
     return np.asarray(strength * rng.dirichlet(np.full(len(problem.costs), 0.7), size=k))
 
 
-def _blocks(problem: Problem) -> list[tuple[int, ...]]:
+def _blocks(problem: Problem) -> list[list[int]]:
     space = problem.space
-    alone = {v.layers[0]: [] for v in space.variables if len(v.layers) == 1}  # type: ignore[var-annotated]
+    own: dict[str, list[int]] = {}
     shared = []
     for index, variable in enumerate(space.variables):
         if len(variable.layers) == 1:
-            alone[variable.layers[0]].append(index)
+            own.setdefault(variable.layers[0], []).append(index)
         else:
-            shared.append((index,))
-    return [*(tuple(members) for members in alone.values()), *shared]
+            shared.append([index])
+    return [*own.values(), *shared]
 
 
-def _layers_of(problem: Problem, block: tuple[int, ...]) -> NDArray[np.intp]:
+def _layers_of(problem: Problem, block: list[int]) -> Levels:
     space = problem.space
     names = {name for index in block for name in space.variables[index].layers}
     return np.array([i for i, name in enumerate(space.names) if name in names], dtype=np.intp)
