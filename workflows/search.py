@@ -102,6 +102,7 @@ def search(
     if config.sensitivity and uses_sensitivity(config.strategy):
         space = prepared.problem.space
         prepared = prepared.knowing(find_sensitivities(prepared.network, space, prepared.task, _say))
+    strategy = make_strategy(config.strategy, prepared.problem, seed=config.seed)
     place.make(folder)
     with Journal(folder.journal) as journal:
         folder.refuse_if_begun()  # by another process, while this one prepared
@@ -109,7 +110,7 @@ def search(
         folder.config_file.write_text(config.to_toml())
         created = datetime.now(UTC).isoformat()
         journal.append("study", name=config.name, created=created, **prepared.header())
-        study = Study(prepared.problem, make_strategy(config.strategy, prepared.problem, seed=config.seed), journal)
+        study = Study(prepared.problem, strategy, journal)
         return _Run(place, folder, prepared, study, journal, options, config.trials).go()
 
 

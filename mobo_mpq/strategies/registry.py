@@ -22,7 +22,7 @@ _STRATEGIES = {
     "mobo": _Entry(
         "mobo_mpq.strategies.mobo",
         "Mobo",
-        "Bayesian optimization: a Gaussian process shaped by what quantization does, exact costs, closed-form improvement",
+        "Bayesian optimization: a process shaped by what quantization does, exact costs, improvement in closed form",
         uses_sensitivity=True,
     ),
     "nsga2": _Entry(

@@ -51,14 +51,21 @@ class StrategyContract(ABC):
     trials = 16
     """Evaluations per problem: enough to leave the strategy's start-up behind."""
 
+    sensitivity = False
+    """Whether the problems come with sensitivities."""
+
     @abstractmethod
     def make(self, problem: Problem, seed: int) -> Strategy:
         """A new strategy. Its class must be importable, and take ``(problem, seed=...)``: another process makes one."""
 
+    def toy(self, arguments: Mapping[str, Any], **more: Any) -> Toy:
+        """A problem of :data:`TOYS`, as this strategy wants it."""
+        return make_toy(**arguments, **more, sensitivity=self.sensitivity)
+
     def test_only_legal_affordable_new_policies_are_proposed(self) -> None:
         """What a strategy proposes can be evaluated, and was not evaluated before."""
         for name, arguments in TOYS.items():
-            toy = make_toy(**arguments)
+            toy = self.toy(arguments)
             strategy = self.make(toy.problem, seed=3)
             seen: set[Policy] = set()
             for proposal in _proposals(_play(strategy, toy, self.trials)):
@@ -71,14 +78,14 @@ class StrategyContract(ABC):
     def test_trial_0_is_the_highest_bits(self) -> None:
         """Every study starts with what users compare with, unless a budget forbids it."""
         for name, arguments in TOYS.items():
-            toy = make_toy(**arguments)
+            toy = self.toy(arguments)
             policy = self.make(toy.problem, seed=0).ask(1)[0].policy
             highest = toy.problem.space.highest()
             assert policy == highest or toy.problem.broken_budget(highest), name
 
     def test_a_batch_has_the_size_asked_for(self) -> None:
         """Proposals of one batch differ, and run from then on."""
-        toy = make_toy(**TOYS["every combination is legal"])
+        toy = self.toy(TOYS["every combination is legal"])
         strategy = self.make(toy.problem, seed=1)
         assert strategy.ask(0) == []
         batch = strategy.ask(5)
@@ -87,7 +94,7 @@ class StrategyContract(ABC):
 
     def test_failed_and_pruned_trials_are_no_longer_pending_nor_proposed_again(self) -> None:
         """A trial without values is over all the same."""
-        toy = make_toy(**TOYS["every combination is legal"])
+        toy = self.toy(TOYS["every combination is legal"])
         strategy = self.make(toy.problem, seed=2)
         finished = _play(strategy, toy, self.trials, _mostly_unlucky)
         assert {trial.state for trial in finished} == {TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED}
@@ -96,14 +103,14 @@ class StrategyContract(ABC):
 
     def test_nothing_but_failures_is_no_obstacle(self) -> None:
         """A strategy that has nothing to learn from goes on proposing."""
-        toy = make_toy(**TOYS["every combination is legal"])
+        toy = self.toy(TOYS["every combination is legal"])
         finished = _play(self.make(toy.problem, seed=2), toy, self.trials, lambda number: TrialState.FAILED)
         assert len({trial.policy for trial in finished}) == self.trials
 
     def test_a_small_space_is_used_up_and_then_left_alone(self) -> None:
         """Every affordable policy is proposed once, and then nothing but replicates."""
         for budgets in ({}, {"latency_s": 0.8}):
-            toy = make_toy(**TINY, budgets=budgets)
+            toy = self.toy(TINY, budgets=budgets)
             strategy = self.make(toy.problem, seed=0)
             finished = _play(strategy, toy, 100)
             fresh = [trial.policy for trial in finished if trial.origin != REPLICATE]
@@ -113,7 +120,7 @@ class StrategyContract(ABC):
     def test_a_replay_proposes_the_same(self) -> None:
         """Resuming needs no pickled state: telling the finished trials again is enough."""
         for name, arguments in TOYS.items():
-            toy = make_toy(**arguments)
+            toy = self.toy(arguments)
             strategy, history = self._history(toy)
             replayed = self.make(toy.problem, seed=7)
             replayed.restore(history)
@@ -122,10 +129,10 @@ class StrategyContract(ABC):
     def test_a_replay_in_another_process_proposes_the_same(self) -> None:
         """Nothing hangs on the order of a set, or on a generator that was used before."""
         arguments = TOYS["tied layers"]
-        strategy, history = self._history(make_toy(**arguments))
+        strategy, history = self._history(self.toy(arguments))
         document = {
             "strategy": [type(strategy).__module__, type(strategy).__qualname__],
-            "toy": arguments,
+            "toy": {**arguments, "sensitivity": self.sensitivity},
             "seed": 7,
             "trials": [[trial.number, trial.state, trial.policy and trial.policy.to_dict()] for trial in history],
         }
@@ -135,7 +142,7 @@ class StrategyContract(ABC):
 
     def test_a_strategy_is_told_of_each_finished_trial_once(self) -> None:
         """What does not fit the book-keeping is refused."""
-        toy = make_toy(**TINY)
+        toy = self.toy(TINY)
         strategy = self.make(toy.problem, seed=0)
         policy = strategy.ask(1)[0].policy
         assert policy is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -19,6 +19,9 @@ from mobo_mpq.seeding import rng
 from mobo_mpq.space import SearchSpace
 from mobo_mpq.strategies.base import Strategy
 from mobo_mpq.trial import Trial, TrialState
+
+MISJUDGED = 0.3
+"""Standard deviation of the logarithm of what toys' sensitivities are wrong by: what a few samples leave."""
 
 
 class SerialLatency:
@@ -64,10 +67,7 @@ class Toy:
 
     def quality(self, policy: Policy) -> float:
         """The measured objective, without noise."""
-        error = {
-            name: self.sensitivity[name] * (4.0 ** (2 - bits.weight) + 0.5 * 4.0 ** (2 - bits.activation))
-            for name, bits in policy.items()
-        }
+        error = {name: self.sensitivity[name] * float(sum(_fading(bits))) for name, bits in policy.items()}
         names = list(policy)
         pairs = sum(min(error[a], error[b]) for a, b in zip(names, names[1:], strict=False))
         return self.top - sum(error.values()) - self.interaction * pairs
@@ -118,6 +118,7 @@ def make_toy(
     tie: Iterable[Sequence[str]] = (),
     size: bool = False,
     budgets: Mapping[str, float] | None = None,
+    sensitivity: bool = False,
     seed: int = 0,
 ) -> Toy:
     """A network of random layers on a bit-serial device; by default 6 layers of 3 choices, 729 policies.
@@ -130,6 +131,7 @@ def make_toy(
         tie: groups of layer names that share their bits; layers are called ``layer0``, ``layer1``, ...
         size: whether the size is a third objective.
         budgets: name of a cost -> its limit as a share of the cost of the highest bits.
+        sensitivity: whether the problem comes with a table of them: the true ones, misjudged by :data:`MISJUDGED`.
         seed: of the layers' shapes and sensitivities.
     """
     draw = rng(seed, "toy", layers)
@@ -148,8 +150,11 @@ def make_toy(
         () if size else (costs[1],),
     )
     shares = draw.lognormal(0.0, 1.0, layers)
-    sensitivity = 0.3 * shares / shares.sum()
-    return Toy(problem, {spec.name: float(s) for spec, s in zip(specs, sensitivity, strict=True)})
+    truth = 0.3 * shares / shares.sum()
+    if sensitivity:
+        factors = rng(seed, "toy sensitivities", layers).lognormal(0.0, MISJUDGED, (layers, 2))
+        problem = replace(problem, sensitivity=_losses(space, truth[:, None] * factors))
+    return Toy(problem, {spec.name: float(s) for spec, s in zip(specs, truth, strict=True)})
 
 
 def run_serial(strategy: Strategy, toy: Toy, trials: int, batch: int = 1) -> list[Trial]:
@@ -178,3 +183,12 @@ def _layer(index: int, channels: int) -> LayerSpec:
         shape = (channels, 8, 3, 3)
         kind, groups, inputs = OpKind.CONV, 1, 8
     return LayerSpec(f"layer{index}", kind, shape, (inputs, *size), (shape[0], *size), groups=groups)
+
+
+def _fading(bits: LayerBits) -> tuple[float, float]:
+    """Share of a layer's sensitivity that its weights and its activations cost."""
+    return 4.0 ** (2 - bits.weight), 0.5 * 4.0 ** (2 - bits.activation)
+
+
+def _losses(space: SearchSpace, sizes: NDArray[np.float64]) -> NDArray[np.float64]:  # layers x 2 -> layers x options
+    return sizes @ np.array([_fading(bits) for bits in space.options]).T

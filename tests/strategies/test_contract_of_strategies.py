@@ -11,6 +11,17 @@ class TestMobo(StrategyContract):
         return make_strategy("mobo", problem, seed)
 
 
+class TestMoboWithSensitivities(TestMobo):
+    sensitivity = True
+
+
+class TestSensitivityFront(StrategyContract):
+    sensitivity = True
+
+    def make(self, problem: Problem, seed: int) -> Strategy:
+        return make_strategy("sensitivity", problem, seed)
+
+
 class TestNsga2(StrategyContract):
     trials = 36  # two generations of 16 lie behind the first offspring of the third
 

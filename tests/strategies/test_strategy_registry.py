@@ -4,17 +4,23 @@ import sys
 import pytest
 
 from mobo_mpq.errors import UnknownName
-from mobo_mpq.strategies.registry import describe, make_strategy, strategy_names
+from mobo_mpq.strategies.registry import describe, make_strategy, strategy_names, uses_sensitivity
 from mobo_mpq.testing.toys import make_toy
 
 
 def test_every_strategy_has_one_line_and_can_be_made() -> None:
-    assert strategy_names() == ("mobo", "nsga2", "random", "sobol", "tpe")
-    problem = make_toy(2).problem
+    assert strategy_names() == ("mobo", "nsga2", "random", "sensitivity", "sobol", "tpe")
+    problem = make_toy(2, sensitivity=True).problem
     for name in strategy_names():
         assert describe(name).strip()
         assert "\n" not in describe(name)
         assert make_strategy(name, problem, seed=5).seed == 5
+
+
+def test_which_of_them_use_sensitivities() -> None:
+    assert [name for name in strategy_names() if uses_sensitivity(name)] == ["mobo", "sensitivity"]
+    with pytest.raises(UnknownName, match="unknown strategy 'sensitive'; .* Did you mean 'sensitivity'?"):
+        uses_sensitivity("sensitive")
 
 
 def test_unknown_strategies_are_refused() -> None:

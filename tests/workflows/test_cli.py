@@ -86,7 +86,7 @@ def test_pareto_table(command: Command, finished_home: Path, capsys: pytest.Capt
     [
         ("targets", {"mpic", "bismo-edge", "bismo-cloud", "bitfusion"}),
         ("tasks", {"digits", "text"}),
-        ("strategies", {"mobo", "nsga2", "tpe", "random", "sobol"}),
+        ("strategies", {"mobo", "nsga2", "tpe", "random", "sensitivity", "sobol"}),
     ],
 )
 def test_lists(verb: str, names: set[str], command: Command, capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,7 +143,10 @@ def test_plot(
     [
         (["--task", "digit"], "unknown task 'digit'; known: digits, text. Did you mean 'digits'?"),
         (["--target", "mpik"], "unknown target 'mpik'; known: "),
-        (["--strategy", "mob"], "unknown strategy 'mob'; known: mobo, nsga2, random, sobol, tpe. Did you mean 'mobo'?"),
+        (
+            ["--strategy", "mob"],
+            "unknown strategy 'mob'; known: mobo, nsga2, random, sensitivity, sobol, tpe. Did you mean 'mobo'?",
+        ),
         (["--recipe", "qta"], "unknown recipe 'qta'; known: ptq, qat. Did you mean 'qat'?"),
         (["--objectives", "latency,power"], "unknown cost 'power'; known: bops, energy, latency, size."),
         (["--pin", "conv9=8/8"], "unknown layer 'conv9'; known: 0, 2, 5."),
