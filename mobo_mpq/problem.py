@@ -45,7 +45,8 @@ class Problem:
             order. The first measured one is the quality.
         budgets: name of a cost -> largest value allowed.
         constraints: costs that are no objectives, but that a budget names.
-        sensitivity: ``layers x options``, expected quality loss, where it has been measured.
+        sensitivity: ``layers x options``, expected quality loss, where it has been measured; of any unit.
+        deterministic: whether evaluating a policy again would give the same value, so that there is no noise to infer.
 
     Raises:
         InputError: when there is no quality, no cost, a name that repeats, or a budget on an unknown cost.
@@ -58,6 +59,7 @@ class Problem:
     budgets: Mapping[str, float] = field(default_factory=dict)
     constraints: tuple[CostObjective, ...] = ()
     sensitivity: NDArray[np.float64] | None = None
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         if not self.measured or not self.costs:

@@ -26,7 +26,7 @@ from mobo_mpq.quant.functional import check_bits
 from mobo_mpq.space import SearchSpace
 from mobo_mpq.strategies.registry import describe
 from mobo_mpq.training.data import share
-from mobo_mpq.training.recipes import check_recipe, default_recipe
+from mobo_mpq.training.recipes import check_recipe, default_recipe, trains
 from mobo_mpq.trial import Recipe
 from mobo_mpq.workflows.evaluation import Work
 from mobo_mpq.workflows.sensitivities import Sensitivities
@@ -190,7 +190,14 @@ def _problem(
     quality = quality_info(task, float_value, config.worst_quality)
     objectives: tuple[Objective, ...] = (quality, *(cost(word) for word in config.objectives))
     try:
-        return Problem(network.layers, space, objectives, budgets, tuple(cost(word) for word in extra))
+        return Problem(
+            network.layers,
+            space,
+            objectives,
+            budgets,
+            tuple(cost(word) for word in extra),
+            deterministic=not trains(study_recipe(config)),  # no training, no noise from one evaluation to the next
+        )
     except InfeasibleBudget as error:  # answer in the unit of the question
         written, factor = config.as_written(error.budget)
         raise InfeasibleBudget(written, error.cheapest / factor, error.asked / factor, error.beside) from None

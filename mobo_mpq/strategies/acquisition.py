@@ -35,6 +35,9 @@ MAX_CELLS = 4096
 """Of the grid that two and more costs span; fronts are thinned to keep it."""
 
 _CHUNK = 2**21  # numbers held at once
+_UNDERFLOW = 1e-30
+"""Where every improvement underflows, uncertainty decides: what is known least is looked at."""
+
 _SQRT_2_PI = float(np.sqrt(2 * np.pi))
 
 
@@ -156,9 +159,10 @@ class Improvement:
 
     def _refresh(self) -> None:
         quality = self.problem.quality
-        corner = -quality.sign * quality.reference, np.array([cost.info.reference for cost in self.problem.costs])
-        self._sampled = Envelope(self.paths.values, self.costs, *corner)
-        self._plain = Envelope(self.paths.mean[None], self.costs, *corner)
+        self.reference_loss = -quality.sign * quality.reference
+        self.reference_costs = np.array([cost.info.reference for cost in self.problem.costs])
+        self._sampled = Envelope(self.paths.values, self.costs, self.reference_loss, self.reference_costs)
+        self._plain = Envelope(self.paths.mean[None], self.costs, self.reference_loss, self.reference_costs)
 
     def add(self, levels: Levels) -> None:  # p x d
         """Running policies: their losses are sampled, one after the other."""
@@ -185,8 +189,35 @@ class Improvement:
         """
         mean = self.surrogate.mean_of(levels, rows)
         loss, spread = self.surrogate.to_loss(mean, self.surrogate.sd_of(levels, rows) if sd is None else sd)
-        return self._plain.expected_improvement(loss[None], spread, costs)
+        return self._plain.expected_improvement(loss[None], spread, costs) + _UNDERFLOW * spread
 
     def value(self, levels: Levels, rows: Floats, costs: Floats) -> Floats:  # c x d, c x n, c x q -> c
         """Improvement averaged over the draws of the front."""
-        return self._sampled.expected_improvement(*self.paths.conditional(levels, rows), costs)
+        mean, spread = self.paths.conditional(levels, rows)
+        return self._sampled.expected_improvement(mean, spread, costs) + _UNDERFLOW * np.atleast_2d(spread).mean(0)
+
+
+def replicate(improvement: Improvement, best: float) -> Levels | None:  # d
+    """The member of the front that is worth evaluating again, if knowing it better is worth more than a new policy.
+
+    Another observation moves the posterior mean of a member by a normal amount of standard deviation
+    ``sd^2 / sqrt(sd^2 + noise^2)``; what that is worth is taken as the expected positive part, over the costs for which
+    the member stands on the front (ours; one cost alone).
+
+    Args:
+        improvement: with running policies added.
+        best: greatest expected improvement of a new policy.
+    """
+    surrogate = improvement.surrogate
+    if surrogate.data.exact or improvement.costs.shape[1] > 1:
+        return None
+    front = improvement.front()
+    mean, sd = surrogate.to_loss(*surrogate.posterior(front))
+    noise = surrogate.to_loss(surrogate.posterior(front)[0], np.full(len(front), surrogate.noise_sd))[1]
+    cost = improvement.costs_of(front)[:, 0]
+    order = np.argsort(cost, kind="stable")
+    width = np.diff(np.r_[cost[order], improvement.reference_costs[0]])
+    change = np.square(sd[order]) / np.sqrt(np.square(sd[order]) + np.square(noise[order]))
+    worth = np.maximum(width, 0.0) * change / _SQRT_2_PI * (mean[order] < improvement.reference_loss)
+    index = int(np.argmax(worth))
+    return front[order[index]] if worth[index] > best else None

@@ -46,6 +46,11 @@ class Candidates:
             np.concatenate([part.of + offset for part, offset in zip(parts, offsets, strict=True)]),
         )
 
+    @classmethod
+    def alone(cls, levels: Levels) -> Candidates:  # c x d
+        """Policies that are near nothing but themselves."""
+        return cls(levels, levels, np.arange(len(levels)))
+
     def __getitem__(self, keep: NDArray[np.intp] | NDArray[np.bool_]) -> Candidates:
         return Candidates(self.levels[keep], self.base, self.of[keep])
 

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mobo_mpq.pareto import non_dominated
 from mobo_mpq.policy import Policy
 from mobo_mpq.problem import Problem
-from mobo_mpq.strategies.acquisition import Improvement
+from mobo_mpq.strategies.acquisition import Improvement, replicate
 from mobo_mpq.strategies.base import Strategy
 from mobo_mpq.strategies.designs import sensitivity_front, spread, uniform_policies, van_der_corput
+from mobo_mpq.strategies.diagnosis import denoise, diagnose
 from mobo_mpq.strategies.isolation import isolated
-from mobo_mpq.strategies.lattice import STARTS, Candidates, around, best_policy, biased
+from mobo_mpq.strategies.lattice import STARTS, Candidates, Objective, around, best_policy, biased
 from mobo_mpq.strategies.learning import Learner
+from mobo_mpq.strategies.several import SampledImprovement
 from mobo_mpq.strategies.surrogate import Surrogate
 from mobo_mpq.strategies.sweep import Sweep, sweep_weights
-from mobo_mpq.trial import Proposal
+from mobo_mpq.trial import REPLICATE, Proposal
 
 Levels = NDArray[np.intp]
 Floats = NDArray[np.float64]
@@ -36,17 +38,26 @@ TABLES = 4
 """Draws of the additive part that are minimised beside its mean: they reach policies far from all that is known."""
 
 
+REPLICATE_EVERY = 8
+"""At most one trial of so many evaluates a policy again."""
+
+
 class Mobo(Strategy):
     """A structured Gaussian process on the quality, and the closed-form improvement that exact costs allow.
 
     First a few policies of the front of the sensitivities, or, where there are none, uniform policies and random ones
     spread over the first cost; then the maximiser of the noisy expected hypervolume improvement. Running policies are
-    part of the front by sampled outcomes, so that proposals made at the same time differ.
+    part of the front by sampled outcomes, so that proposals made at the same time differ. Where knowing a member of the
+    front better is worth more than any new policy, it is evaluated again.
+
+    With several measured objectives there is no closed form: BoTorch's qLogNEHVI takes its place, and the origin of
+    such proposals says so.
     """
 
     def __init__(self, problem: Problem, *, seed: int) -> None:
         super().__init__(problem, seed=seed)
-        self.learner = Learner(problem)
+        self.learners = [Learner(problem, info) for info in problem.measured]
+        self.learner = self.learners[0]
         self.sweep = Sweep(problem)
         d = len(problem.space.variables)
         self._design = self._policies_to_begin_with()
@@ -59,10 +70,27 @@ class Mobo(Strategy):
             policy = self.fresh(self._initial(number, rng), rng)
             return [] if policy is None else [Proposal(policy, "initial")]
         with isolated(self.derived_seed(number)):
-            levels = self._maximise(rng)
-        candidates = [] if levels is None else self.problem.space.to_policies(levels)
-        policy = self.fresh(candidates, rng)
-        return [] if policy is None else [Proposal(policy, "ehvi")]
+            proposal = self._maximise(rng) if len(self.learners) == 1 else self._maximise_sampled(rng)
+        if proposal is None:
+            policy = self.fresh([], rng)
+            return [] if policy is None else [Proposal(policy, "random")]
+        return [proposal]
+
+    def diagnosis(self) -> dict[str, Any]:
+        """How well the surrogate predicts: see :func:`~mobo_mpq.strategies.diagnosis.diagnose`."""
+        if not self.learner.is_ready(self.observed):
+            return {}
+        with isolated(self.derived_seed(0)):  # the fits that are made here are those that a proposal would make
+            return diagnose(self.learner, self.observed, self.problem.quality)
+
+    def estimates(self) -> dict[int, Measurement]:
+        """What the surrogate expects of each policy that was evaluated."""
+        if not self.learner.is_ready(self.observed):
+            return {}
+        numbers = [trial.number for trial in self.complete if self.is_of_space(trial.policy)]
+        with isolated(self.derived_seed(0)):
+            expected = denoise(self.learner.surrogate(self.observed), self.problem.quality)
+        return dict(zip(numbers, expected, strict=True))
 
     # --- the beginning ----------------------------------------------------------------------------------------------
 
@@ -87,15 +115,41 @@ class Mobo(Strategy):
 
     # --- the engine -------------------------------------------------------------------------------------------------
 
-    def _maximise(self, rng: np.random.Generator) -> Levels | None:
-        problem = self.problem
+    def _maximise(self, rng: np.random.Generator) -> Proposal | None:
         surrogate = self.learner.surrogate(self.observed)
-        improvement = Improvement(surrogate, problem, DRAWS, rng)
+        improvement = Improvement(surrogate, self.problem, DRAWS, rng)
         improvement.add(self.levels_of(self.pending))
-        taken = self.levels_of(self.seen)
-        objective = _Lattice(surrogate, improvement)
-        found = best_policy(problem, objective, self._pool(surrogate, improvement, rng), taken, rng)
-        return None if found is None else found[0]
+        found = self._best(_Lattice(surrogate, improvement), self._pool(surrogate, improvement, rng), rng)
+        if found is None:
+            return None
+        again = replicate(improvement, found[1]) if self._may_replicate() else None
+        levels, origin = (found[0], "ehvi") if again is None else (again, REPLICATE)
+        return Proposal(self.problem.space.to_policies(levels)[0], origin)
+
+    def _maximise_sampled(self, rng: np.random.Generator) -> Proposal | None:
+        """No closed form with several measured objectives."""
+        seed = self.derived_seed(self.number, "samples")
+        surrogates = [learner.direct(self.observed) for learner in self.learners]
+        improvement = SampledImprovement(self.problem, surrogates, self.levels_of(self.pending), seed)
+        starts = improvement.front()[:STARTS]
+        spread_out = biased(self.problem, 64, rng)
+        pool = Candidates.join([around(self.problem, starts, rng), Candidates.alone(spread_out)])
+        found = self._best(improvement, pool, rng)
+        return None if found is None else Proposal(self.problem.space.to_policies(found[0])[0], "qlognehvi")
+
+    def _best(self, objective: Objective, pool: Candidates, rng: np.random.Generator) -> tuple[Levels, float] | None:
+        return best_policy(self.problem, objective, pool, self.levels_of(self.seen), rng)
+
+    def _may_replicate(self) -> bool:
+        """Replicates are rationed: none of the last few trials was one."""
+        last = [trial.origin for trial in self.finished[-REPLICATE_EVERY:]]
+        return len(last) == REPLICATE_EVERY and REPLICATE not in last and not self._replicating()
+
+    def _replicating(self) -> bool:
+        policies = self.pending
+        return len(set(policies)) < len(policies) or any(
+            policy == seen for policy in policies for seen, _ in self.observed
+        )
 
     def _pool(self, surrogate: Surrogate, improvement: Improvement, rng: np.random.Generator) -> Candidates:
         """Neighbours of some members of the front, and the front of the additive part of the posterior."""
@@ -107,7 +161,7 @@ class Mobo(Strategy):
         weights = sweep_weights(problem, SWEPT, span, rng)
         every = np.repeat(np.stack(tables), len(weights), axis=0)  # a table for each row of weights
         swept = np.unique(self.sweep(every, np.tile(weights, (len(tables), 1))), axis=0)
-        return Candidates.join([around(problem, starts, rng), Candidates(swept, swept, np.arange(len(swept)))])
+        return Candidates.join([around(problem, starts, rng), Candidates.alone(swept)])
 
 
 class _Lattice:
