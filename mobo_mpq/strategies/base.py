@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence, Set
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,6 +90,24 @@ class Strategy(ABC):
         Not called for number 0. Proposals of one call must differ from one another and from :attr:`seen`, unless their
         origin is ``replicate``, and must keep the budgets.
         """
+
+    def diagnosis(self) -> dict[str, Any]:
+        """What the strategy has learned, and how well it predicts: JSON-able, with finite numbers.
+
+        Asked for when trials end, and kept with the study. It depends on the finished trials alone, and asking changes
+        nothing about the proposals. Empty where there is no model, or not enough to make one.
+        """
+        return {}
+
+    def estimates(self) -> dict[int, Measurement]:
+        """Denoised values of the first measured objective: what the strategy expects of the trials that it has seen.
+
+        As :meth:`diagnosis`, it depends on the finished trials alone, and asking changes nothing.
+
+        Returns:
+            Number of a complete trial -> mean and, as its standard error, standard deviation.
+        """
+        return {}
 
     # --- what a strategy uses ---------------------------------------------------------------------------------------
 
