@@ -6,8 +6,11 @@ proposes candidates from the whole length of the front at once.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse.csgraph import connected_components
 
 from mobo_mpq.problem import Problem
 
@@ -15,14 +18,18 @@ Levels = NDArray[np.intp]
 Floats = NDArray[np.float64]
 
 ROUNDS = 3
+"""Over blocks that depend on each other."""
+
+LARGEST_BLOCK = 256
+"""Combinations of decisions that are minimised together."""
 
 
 class Sweep:
     """Minimises weighted sums over one problem's space, for all weights at once.
 
-    Decisions fall into blocks: a layer's own weight and activation bits together, and every decision that layers share
-    on its own. Blocks that touch no layer of another block are minimised exactly, all at once; the others in turn, each
-    exactly given the rest, until nothing changes.
+    Decisions fall into blocks, each minimised exactly. Those that meet in some layer make one block, such as a layer's
+    own weight and activation bits. Where ties make that too large, every layer's own decisions and every shared one
+    are blocks, minimised in turn, each given the rest, until nothing changes: that may end beside the optimum.
 
     Args:
         problem: space and costs.
@@ -88,11 +95,25 @@ def sweep_weights(problem: Problem, k: int, span: float, rng: np.random.Generato
 
 def _blocks(problem: Problem) -> list[list[int]]:
     space = problem.space
+    if not space.variables:
+        return []
+    touches = np.array([[name in variable.layers for name in space.names] for variable in space.variables])
+    count, component = connected_components(touches @ touches.T)
+    blocks = []
+    for index in range(count):
+        block = np.flatnonzero(component == index).tolist()
+        blocks += [block] if math.prod(space.sizes[block].tolist()) <= LARGEST_BLOCK else _split(problem, block)
+    return blocks
+
+
+def _split(problem: Problem, block: list[int]) -> list[list[int]]:
+    """The decisions that layers have for themselves, by layer, and every shared one on its own."""
     own: dict[str, list[int]] = {}
     shared = []
-    for index, variable in enumerate(space.variables):
-        if len(variable.layers) == 1:
-            own.setdefault(variable.layers[0], []).append(index)
+    for index in block:
+        layers = problem.space.variables[index].layers
+        if len(layers) == 1:
+            own.setdefault(layers[0], []).append(index)
         else:
             shared.append([index])
     return [*own.values(), *shared]
