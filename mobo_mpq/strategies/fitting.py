@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
 from botorch.exceptions.warnings import BotorchWarning, OptimizationWarning
 from botorch.models import SingleTaskGP
-from botorch.optim.core import OptimizationStatus
+from botorch.optim.closures.core import ForwardBackwardClosure
+from botorch.optim.core import OptimizationResult, OptimizationStatus
 from botorch.optim.fit import fit_gpytorch_mll_scipy
 from gpytorch.constraints import GreaterThan
 from gpytorch.likelihoods import GaussianLikelihood
 from gpytorch.mlls import ExactMarginalLogLikelihood
 from gpytorch.priors import LogNormalPrior
-from linear_operator.utils.errors import NanError, NotPSDError
+from linear_operator.utils.errors import NotPSDError
 from linear_operator.utils.warnings import NumericalWarning
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mobo_mpq.strategies.features import Features
-from mobo_mpq.strategies.kernel import Sensitivities, Squeeze, StructuredKernel, StructuredMean
+from mobo_mpq.strategies.kernel import Sensitivities, StructuredKernel, StructuredMean
+from mobo_mpq.strategies.likelihood import NegativeLogPosterior
+from mobo_mpq.strategies.squeeze import Squeeze
 
 Levels = NDArray[np.intp]
 Floats = NDArray[np.float64]
+State = Mapping[str, Tensor]
 
 MAX_ITERATIONS = 40
 """Of L-BFGS: a fit stops by iterations, never by the clock, so that it repeats exactly."""
@@ -71,15 +74,14 @@ class Data:
     @cached_property
     def squeezed(self) -> Floats:
         """n, what is modelled."""
-        beyond = np.maximum(self.signal - self.knee, 0.0)
-        return np.asarray(np.minimum(self.signal, self.knee) + self.span * np.log1p(beyond / self.span))
+        return Squeeze(self.knee, self.span)(self.signal)
 
     @cached_property
     def standardised(self) -> Floats:
         """n, the squeezed signal with mean 0 and standard deviation 1."""
         return (self.squeezed - self.shift) / self.unit
 
-    @property
+    @cached_property
     def squeeze(self) -> Squeeze:
         """In standardised units."""
         return Squeeze((self.knee - self.shift) / self.unit, self.span / self.unit)
@@ -93,7 +95,7 @@ class Data:
     def unit(self) -> float:
         """Of the standardisation; 1 where all are alike."""
         sd = float(self.squeezed.std())
-        return sd if sd > 1e-12 * max(abs(self.shift), 1.0) else 1.0
+        return sd if sd > 1e-12 * abs(self.shift) else 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,12 +104,13 @@ class Fit:
 
     Attributes:
         count: of the observations that they were fitted to.
-        state: of the marginal likelihood's module.
-        status: ``converged``, ``iterations``, ``time limit`` or ``failed``: then they are those of the fit before.
+        state: by name.
+        status: ``converged``, ``iterations``, ``time limit``, ``stalled`` where the line search found nothing better,
+            or ``failed``: then they are those of the fit before.
     """
 
     count: int
-    state: Mapping[str, Any]
+    state: State
     status: str
 
 
@@ -133,8 +136,7 @@ class Fitter:
             data = self.data_of(size)
             model = build(self.features, data)
             status = optimise(model, before.state, WARM_ITERATIONS) if before else optimise(model, None)
-            mll = ExactMarginalLogLikelihood(model.likelihood, model)
-            self._fits.append(Fit(size, copy.deepcopy(mll.state_dict()), status))
+            self._fits.append(Fit(size, state_of(model), status))
         return next((fit for fit in reversed(self._fits) if fit.count <= count), None)
 
 
@@ -147,7 +149,7 @@ def _sizes(count: int) -> list[int]:
     return sizes
 
 
-def build(features: Features, data: Data, state: Mapping[str, Any] | None = None) -> SingleTaskGP:
+def build(features: Features, data: Data, state: State | None = None) -> SingleTaskGP:
     """BoTorch's process over the standardised signal with our mean and kernel.
 
     Args:
@@ -176,11 +178,24 @@ def build(features: Features, data: Data, state: Mapping[str, Any] | None = None
             outcome_transform=None,
         )
     if state is not None:
-        ExactMarginalLogLikelihood(model.likelihood, model).load_state_dict(state)
+        _load(model, state)
     return model
 
 
-def optimise(model: SingleTaskGP, start: Mapping[str, Any] | None, iterations: int = MAX_ITERATIONS) -> str:
+def state_of(model: SingleTaskGP) -> State:
+    """A copy of the hyper-parameters, by name."""
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def _load(model: SingleTaskGP, state: State) -> None:
+    """Take over all that the model has: exact observations have no noise to know, later ones may."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in state:
+                parameter.copy_(state[name])
+
+
+def optimise(model: SingleTaskGP, start: State | None, iterations: int = MAX_ITERATIONS) -> str:
     """Maximise the posterior of the hyper-parameters; on failure they stay where they were.
 
     Args:
@@ -191,26 +206,37 @@ def optimise(model: SingleTaskGP, start: Mapping[str, Any] | None, iterations: i
     Returns:
         How it ended: see :class:`Fit`.
     """
-    mll = ExactMarginalLogLikelihood(model.likelihood, model)
     if start is not None:
-        mll.load_state_dict(start)
-    before = copy.deepcopy(mll.state_dict())
-    mll.train()
+        _load(model, start)
+    before = state_of(model)
+    mll = ExactMarginalLogLikelihood(model.likelihood, model).train()
+    parameters = dict(mll.named_parameters())
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", BotorchWarning)
             warnings.simplefilter("ignore", OptimizationWarning)
             warnings.simplefilter("ignore", NumericalWarning)
             result = fit_gpytorch_mll_scipy(
-                mll, options={"maxiter": iterations, "ftol": 1e-6}, timeout_sec=TIME_LIMIT_S
+                mll,
+                parameters=parameters,
+                closure=ForwardBackwardClosure(NegativeLogPosterior(model), parameters),
+                options={"maxiter": iterations, "ftol": 1e-6},
+                timeout_sec=TIME_LIMIT_S,
             )
-        done = result.status is OptimizationStatus.SUCCESS
-        status = "converged" if done else "time limit" if "timed out" in (result.message or "") else "iterations"
-    except (NanError, NotPSDError):
-        status = "failed"
-    if not all(bool(torch.isfinite(parameter).all()) for parameter in mll.parameters()):
+        status = _status(result, model)
+    except NotPSDError:
         status = "failed"
     if status == "failed":
-        mll.load_state_dict(before)
+        _load(model, before)
     mll.eval()
     return status
+
+
+def _status(result: OptimizationResult, model: SingleTaskGP) -> str:
+    finite = all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
+    if not finite or not math.isfinite(float(result.fval)):
+        return "failed"
+    if result.status is OptimizationStatus.SUCCESS:
+        return "converged"
+    if result.status is OptimizationStatus.FAILURE:
+        return "stalled"
+    return "time limit" if "timed out" in (result.message or "") else "iterations"

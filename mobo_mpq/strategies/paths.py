@@ -29,18 +29,18 @@ class Paths:
 
     def __init__(self, surrogate: Surrogate, draws: int, rng: np.random.Generator) -> None:
         self.surrogate = surrogate
-        values, vectors = surrogate._eigen
+        values, vectors = surrogate.eigen
         shrunk = values / (values + surrogate.noise)
         sd = np.sqrt(shrunk * surrogate.noise)
         noise = rng.standard_normal((draws, len(values)))
         self._basis = vectors / np.sqrt(values)  # whitens rows of the covariance
-        whitened = (surrogate._projected * shrunk + sd * noise) / np.sqrt(values)  # draws x n
+        whitened = (surrogate.projected * shrunk + sd * noise) / np.sqrt(values)  # draws x n
         self._white = whitened
-        self._mean_white = surrogate._projected * shrunk / np.sqrt(values)
+        self._mean_white = surrogate.projected * shrunk / np.sqrt(values)
         prior = surrogate.prior_mean(surrogate.levels)
         self._further: list[tuple[Levels, Floats, float]] = []
         self.values = self._outward(prior + (whitened * np.sqrt(values)) @ vectors.T)
-        self.mean = self._outward(prior + vectors @ (surrogate._projected * shrunk))
+        self.mean = self._outward(prior + vectors @ (surrogate.projected * shrunk))
 
     def _outward(self, standard: Floats) -> Floats:
         return self.surrogate.link.loss(standard * self.surrogate.unit + self.surrogate.shift)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from botorch.models import SingleTaskGP
 from numpy.typing import NDArray
 
 from mobo_mpq.strategies.fitting import Data
-from mobo_mpq.strategies.kernel import tables
+from mobo_mpq.strategies.kernel import LEAST, Parameters
 from mobo_mpq.strategies.observations import Link
 
 Levels = NDArray[np.intp]
@@ -54,9 +53,9 @@ class Surrogate:
         return self.data.unit
 
     @cached_property
-    def parameters(self) -> dict[str, Any]:
-        """Hyper-parameters by name, of the standardised loss."""
-        return tables(self.model.covar_module)
+    def parameters(self) -> Parameters:
+        """Hyper-parameters, of the standardised signal."""
+        return Parameters.of(self.model.covar_module)
 
     @cached_property
     def noise(self) -> float:
@@ -70,31 +69,27 @@ class Surrogate:
 
     # --- tables -----------------------------------------------------------------------------------------------------
 
-    @cached_property
+    @property
     def _t(self) -> Floats:  # d x levels
-        table: Floats = self.parameters["table"]
-        return table
+        return self.parameters.table
 
     @cached_property
     def _u(self) -> Floats:  # d x levels
-        return np.sqrt(np.maximum(self._t, 1e-12)) / self.parameters["length"]
+        return np.sqrt(np.maximum(self._t, LEAST)) / self.parameters.length
 
     def _of(self, table: Floats, levels: Levels) -> Floats:  # (..., d) -> (..., d)
         return table[np.arange(table.shape[0]), levels]
 
     def _expected(self, levels: Levels) -> Floats:  # c x d -> c
         p = self.parameters
-        return np.asarray(p["constant"] + p["scale"] * self._of(self._t, levels).sum(-1))
+        return np.asarray(p.constant + p.scale * self._of(self._t, levels).sum(-1))
 
     def prior_mean(self, levels: Levels) -> Floats:  # c x d -> c
         """Standardised mean before any observation."""
-        knee, span = self.data.squeeze
-        f = self._expected(levels)
-        return np.asarray(np.minimum(f, knee) + span * np.log1p(np.maximum(f - knee, 0.0) / span))
+        return self.data.squeeze(self._expected(levels))
 
     def _slope(self, levels: Levels) -> Floats:  # c x d -> c
-        knee, span = self.data.squeeze
-        return np.asarray(1.0 / (1.0 + np.maximum(self._expected(levels) - knee, 0.0) / span))
+        return self.data.squeeze.slope(self._expected(levels))
 
     @cached_property
     def _slopes(self) -> Floats:  # n
@@ -104,16 +99,19 @@ class Surrogate:
         """Standardised variance before any observation."""
         p = self.parameters
         squares = np.square(self._of(self._t, levels)).sum(-1)
-        linear = p["scale"] ** 2 * (p["tau"] ** 2 + p["ripple"] ** 2) * squares
-        return np.asarray(np.square(self._slope(levels)) * linear + p["residual"] ** 2)
+        linear = p.scale**2 * (p.tau**2 + p.ripple**2) * squares
+        return np.asarray(np.square(self._slope(levels)) * linear + p.residual**2)
 
     @cached_property
     def _look_up(self) -> tuple[Floats, Floats]:  # d x levels x n, twice
-        """What each level of each variable adds to the linear covariance with, and the squared distance to, each row."""
+        """What each level of each variable adds to the linear covariance with each observed policy.
+
+        And, second, to the squared distance from it.
+        """
         p, t = self.parameters, self._t
         at = self._of(t, self.levels).T  # d x n
         same = self.levels.T[:, None] == np.arange(t.shape[1])[None, :, None]
-        linear = p["scale"] ** 2 * t[:, :, None] * at[:, None] * (p["tau"] ** 2 + p["ripple"] ** 2 * same)
+        linear = p.scale**2 * t[:, :, None] * at[:, None] * (p.tau**2 + p.ripple**2 * same)
         squared = np.square(self._u[:, :, None] - self._of(self._u, self.levels).T[:, None])
         return linear, squared
 
@@ -138,7 +136,7 @@ class Surrogate:
             first = np.flatnonzero(np.r_[True, candidate[1:] != candidate[:-1]])
             for table, where in ((linear, total), (squared, distance)):
                 where[candidate[first]] += np.add.reduceat(table[variable, new] - table[variable, old], first, axis=0)
-        smooth: Floats = self.parameters["residual"] ** 2 * np.exp(-0.5 * np.maximum(distance, 0.0))
+        smooth: Floats = self.parameters.residual**2 * np.exp(-0.5 * np.maximum(distance, 0.0))
         return self._slope(levels)[:, None] * self._slopes * total + smooth
 
     def covariance(self, left: Levels, right: Levels) -> Floats:  # c x d, n x d -> c x n
@@ -146,14 +144,14 @@ class Surrogate:
         p = self.parameters
         t1, t2 = self._of(self._t, left), self._of(self._t, right)
         h1, h2 = self._one_hot(left), self._one_hot(right)
-        linear = p["tau"] ** 2 * (t1 @ t2.T) + p["ripple"] ** 2 * (h1 @ h2.T)
+        linear = p.tau**2 * (t1 @ t2.T) + p.ripple**2 * (h1 @ h2.T)
         slopes = self._slope(left)[:, None] * self._slope(right)
-        return p["scale"] ** 2 * slopes * linear + self._residual(left, right)
+        return p.scale**2 * slopes * linear + self._residual(left, right)
 
     def _residual(self, left: Levels, right: Levels) -> Floats:  # c x d, n x d -> c x n
         u1, u2 = self._of(self._u, left), self._of(self._u, right)
         squared = np.square(u1).sum(-1)[:, None] + np.square(u2).sum(-1)[None] - 2 * u1 @ u2.T
-        return np.asarray(self.parameters["residual"] ** 2 * np.exp(-0.5 * np.maximum(squared, 0.0)))
+        return np.asarray(self.parameters.residual**2 * np.exp(-0.5 * np.maximum(squared, 0.0)))
 
     def _one_hot(self, levels: Levels) -> Floats:
         spread = np.zeros((*levels.shape, self._t.shape[1]))
@@ -163,20 +161,21 @@ class Surrogate:
     # --- posterior --------------------------------------------------------------------------------------------------
 
     @cached_property
-    def _eigen(self) -> tuple[Floats, Floats]:
+    def eigen(self) -> tuple[Floats, Floats]:
         """Eigenvalues, clamped, and vectors of the covariance of the observed policies."""
         values, vectors = np.linalg.eigh(self.covariance(self.levels, self.levels))
         return np.maximum(values, _LEAST_EIGENVALUE * max(float(values[-1]), 1e-300)), vectors
 
     @cached_property
-    def _projected(self) -> Floats:  # n
-        return self._eigen[1].T @ (self.data.standardised - self.prior_mean(self.levels))
+    def projected(self) -> Floats:  # n
+        """What the observations are above the prior mean, standardised, along the eigenvectors."""
+        return self.eigen[1].T @ (self.data.standardised - self.prior_mean(self.levels))
 
     @cached_property
     def weights(self) -> Floats:  # n
         """``mean(x) = prior_mean(x) + covariance(x, levels) @ weights``."""
-        values, vectors = self._eigen
-        return vectors @ (self._projected / (values + self.noise))
+        values, vectors = self.eigen
+        return vectors @ (self.projected / (values + self.noise))
 
     def mean(self, levels: Levels) -> Floats:  # c x d -> c
         """Posterior mean of the signal."""
@@ -194,27 +193,33 @@ class Surrogate:
 
     def sd_of(self, levels: Levels, rows: Floats) -> Floats:  # c x d, c x n -> c
         """Posterior standard deviation of the signal, likewise."""
-        values, vectors = self._eigen
+        values, vectors = self.eigen
         explained = np.square(rows @ (vectors / np.sqrt(values + self.noise))).sum(-1)
         variance = np.maximum(self.prior_variance(levels) - explained, LEAST_VARIANCE)
         return np.asarray(np.sqrt(variance) * self.unit)
 
     def additive(self) -> Floats:  # d x levels
-        """What each level of each variable adds to the posterior mean, the residual left out, in units of the signal."""
+        """What each level of each variable adds to the posterior mean of the signal before the squeeze, in its units.
+
+        The residual is left out.
+        """
         return self._additive(self.weights, 1.0)
 
     def additive_draws(self, draws: int, rng: np.random.Generator) -> list[Floats]:  # draws of d x levels
-        """Draws of :meth:`additive` from the posterior, by Matheron's rule: a draw of the prior, then the correction."""
+        """Draws of :meth:`additive` from the posterior, by Matheron's rule: a draw of the prior, then the correction.
+
+        Where the residual of the observations is drawn along, so that it explains its share of them.
+        """
         p, t = self.parameters, self._t
-        values, vectors = self._eigen
+        values, vectors = self.eigen
         residual = np.linalg.cholesky(self._residual(self.levels, self.levels) + 1e-9 * np.eye(len(self.levels)))
         tables = []
         for _ in range(draws):
-            factor = 1.0 + p["tau"] * rng.standard_normal((len(t), 1)) + p["ripple"] * rng.standard_normal(t.shape)
-            linear = self._slopes * p["scale"] * self._of(t * (factor - 1.0), self.levels).sum(-1)
+            factor = 1.0 + p.tau * rng.standard_normal((len(t), 1)) + p.ripple * rng.standard_normal(t.shape)
+            linear = self._slopes * p.scale * self._of(t * (factor - 1.0), self.levels).sum(-1)
             noise = math.sqrt(self.noise) * rng.standard_normal(len(values))
             drawn = linear + residual @ rng.standard_normal(len(values)) + noise
-            correction = vectors @ ((self._projected - vectors.T @ drawn) / (values + self.noise))
+            correction = vectors @ ((self.projected - vectors.T @ drawn) / (values + self.noise))
             tables.append(self._additive(correction, factor))
         return tables
 
@@ -222,8 +227,8 @@ class Surrogate:
         p, t = self.parameters, self._t
         at = self._of(t, self.levels) * (weights * self._slopes)[:, None]  # n x d
         own = np.stack([np.where(self.levels == level, at, 0.0).sum(0) for level in range(t.shape[1])], axis=-1)
-        correction = p["scale"] ** 2 * t * (p["tau"] ** 2 * at.sum(0)[:, None] + p["ripple"] ** 2 * own)
-        return np.asarray((p["scale"] * t * factor + correction) * self.unit)
+        correction = p.scale**2 * t * (p.tau**2 * at.sum(0)[:, None] + p.ripple**2 * own)
+        return np.asarray((p.scale * t * factor + correction) * self.unit)
 
     def to_loss(self, mean: Floats, sd: Floats) -> tuple[Floats, Floats]:
         """Mean and standard deviation of the loss, from those of the signal, to first order."""
@@ -235,7 +240,7 @@ class Surrogate:
 
         The hyper-parameters are those of all observations (Rasmussen and Williams, 2006, section 5.4.2).
         """
-        values, vectors = self._eigen
+        values, vectors = self.eigen
         inverse_diagonal = (np.square(vectors) / (values + self.noise)).sum(-1)
         error = self.weights / inverse_diagonal
         return self.data.squeezed - error * self.unit, self.unit / np.sqrt(inverse_diagonal)
