@@ -20,6 +20,11 @@ DIVERGENCE = "divergence"
 """The model's name where it is not that of the quality itself."""
 
 
+def is_noiseless(surrogate: Surrogate) -> bool:
+    """Whether the surrogate takes the quality that was measured at its word."""
+    return surrogate.data.exact and surrogate.link == Link()
+
+
 def denoise(surrogate: Surrogate, quality: ObjectiveInfo) -> list[Measurement]:
     """What the surrogate expects of each policy that it has seen.
 
@@ -97,7 +102,7 @@ def _noise(surrogate: Surrogate) -> float | None:
     """
     data = surrogate.data
     if surrogate.link == Link():
-        return 0.0 if data.exact else surrogate.noise_sd
+        return 0.0 if is_noiseless(surrogate) else surrogate.noise_sd
     near = data.signal <= data.knee
     scatter = (data.loss - _expected_losses(surrogate)[0])[near]
     return float(np.sqrt(np.mean(np.square(scatter)))) if near.any() else None

@@ -19,6 +19,7 @@ from importlib import import_module
 from typing import Any
 
 from mobo_mpq.errors import InputError
+from mobo_mpq.journal import measurement_to_list
 from mobo_mpq.policy import Policy
 from mobo_mpq.problem import Problem
 from mobo_mpq.strategies.base import Strategy
@@ -140,6 +141,20 @@ class StrategyContract(ABC):
         for hash_seed in ("1", "2"):
             assert _in_another_process(document, hash_seed) == expected
 
+    def test_what_a_strategy_says_about_itself_depends_on_finished_trials_alone(self) -> None:
+        """And it is JSON, with finite numbers, of complete trials; and asking changes nothing about the proposals."""
+        toy = self.toy(TOYS["two costs"])
+        asked, history = self._history(toy)
+        silent, finished = self.make(toy.problem, seed=7), self.make(toy.problem, seed=7)
+        silent.restore(history)
+        finished.restore(trial for trial in history if trial.is_final)
+        _said(self.make(toy.problem, seed=7))
+        said = _said(asked)
+        assert said == _said(asked) == _said(finished)
+        assert asked.estimates().keys() <= {trial.number for trial in asked.complete}
+        assert all(estimate.stderr is not None and estimate.stderr >= 0 for estimate in asked.estimates().values())
+        assert asked.ask(3) == silent.ask(3)
+
     def test_a_strategy_is_told_of_each_finished_trial_once(self) -> None:
         """What does not fit the book-keeping is refused."""
         toy = self.toy(TINY)
@@ -197,6 +212,15 @@ def _mostly_unlucky(number: int) -> TrialState:
 
 def _sometimes_unlucky(number: int) -> TrialState:
     return {4: TrialState.FAILED, 9: TrialState.PRUNED}.get(number, TrialState.COMPLETE)
+
+
+def _said(strategy: Strategy) -> str:
+    """Diagnosis and estimates as the journal holds them."""
+    estimates = {number: measurement_to_list(value) for number, value in strategy.estimates().items()}
+    try:
+        return json.dumps([strategy.diagnosis(), estimates], allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise AssertionError(f"what a strategy says about itself is no JSON: {error}") from error
 
 
 def _refusal(call: Callable[[], object]) -> str:

@@ -3,16 +3,20 @@
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from mobo_mpq.objective import Measurement
 from mobo_mpq.policy import Policy
 from mobo_mpq.problem import Problem
 from mobo_mpq.strategies.base import Strategy
 from mobo_mpq.strategies.optuna_samplers import Random
 from mobo_mpq.testing.contracts import StrategyContract
 from mobo_mpq.trial import REPLICATE, Proposal, Trial
+
+SAYS = "test_what_a_strategy_says_about_itself_depends_on_finished_trials_alone"
 
 
 class Repeating(Random):
@@ -76,6 +80,37 @@ class Replicating(Random):
         return super().propose(n) or [Proposal(self.problem.space.highest(), REPLICATE)]
 
 
+class SayingNan(Random):
+    def diagnosis(self) -> dict[str, Any]:
+        return {"error": float("nan")}
+
+
+class SayingArrays(Random):
+    def diagnosis(self) -> dict[str, Any]:
+        return {"table": np.zeros(3)}
+
+
+class Talkative(Random):
+    def diagnosis(self) -> dict[str, Any]:
+        self.ask(1)
+        return {}
+
+
+class Busy(Random):
+    def diagnosis(self) -> dict[str, Any]:
+        return {"running": len(self.running)}
+
+
+class Guessing(Random):
+    def estimates(self) -> dict[int, Measurement]:
+        return {trial.number: Measurement(0.5, 0.1) for trial in self.finished}
+
+
+class Certain(Random):
+    def estimates(self) -> dict[int, Measurement]:
+        return {trial.number: Measurement(0.5) for trial in self.complete}
+
+
 def _contract(cls: Callable[..., Strategy]) -> StrategyContract:
     class Contract(StrategyContract):
         def make(self, problem: Problem, seed: int) -> Strategy:
@@ -98,11 +133,21 @@ def _contract(cls: Callable[..., Strategy]) -> StrategyContract:
         (GivingUp, "test_a_small_space_is_used_up_and_then_left_alone"),
         (WithAHistory, "test_a_replay_proposes_the_same"),
         (Forgetful, "test_a_strategy_is_told_of_each_finished_trial_once"),
+        *((cls, SAYS) for cls in (SayingNan, SayingArrays, Talkative, Busy, Guessing, Certain)),
     ],
 )
 def test_a_broken_strategy_is_noticed(cls: Callable[..., Strategy], test: str) -> None:
     with pytest.raises(AssertionError):
         getattr(_contract(cls), test)()
+
+
+def test_what_is_said_may_be_nothing_or_estimates_of_complete_trials() -> None:
+    class Honest(Random):
+        def estimates(self) -> dict[int, Measurement]:
+            return {trial.number: Measurement(0.5, 0.1) for trial in self.complete}
+
+    getattr(_contract(Random), SAYS)()
+    getattr(_contract(Honest), SAYS)()
 
 
 def test_replicates_are_allowed_once_the_space_is_used_up() -> None:
