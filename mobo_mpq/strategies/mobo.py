@@ -13,7 +13,7 @@ from mobo_mpq.problem import Problem
 from mobo_mpq.strategies.acquisition import Improvement, replicate
 from mobo_mpq.strategies.base import Strategy
 from mobo_mpq.strategies.designs import sensitivity_front, spread, uniform_policies, van_der_corput
-from mobo_mpq.strategies.diagnosis import denoise, diagnose
+from mobo_mpq.strategies.diagnosis import denoise, diagnose, is_noiseless
 from mobo_mpq.strategies.isolation import isolated
 from mobo_mpq.strategies.lattice import STARTS, Candidates, Objective, around, best_policy, biased
 from mobo_mpq.strategies.learning import Learner
@@ -84,13 +84,14 @@ class Mobo(Strategy):
             return diagnose(self.learner, self.observed, self.problem.quality)
 
     def estimates(self) -> dict[int, Measurement]:
-        """What the surrogate expects of each policy that was evaluated."""
+        """What the surrogate expects of each policy that was evaluated; nothing where there is no noise to take out."""
         if not self.learner.is_ready(self.observed):
             return {}
         numbers = [trial.number for trial in self.complete if self.is_of_space(trial.policy)]
         with isolated(self.derived_seed(0)):
-            expected = denoise(self.learner.surrogate(self.observed), self.problem.quality)
-        return dict(zip(numbers, expected, strict=True))
+            surrogate = self.learner.surrogate(self.observed)
+            expected = [] if is_noiseless(surrogate) else denoise(surrogate, self.problem.quality)
+        return dict(zip(numbers, expected, strict=bool(expected)))
 
     # --- the beginning ----------------------------------------------------------------------------------------------
 
