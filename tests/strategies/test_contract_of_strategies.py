@@ -12,6 +12,7 @@ class TestMobo(StrategyContract):
 
 
 class TestMoboWithSensitivities(TestMobo):
+    trials = 15  # it begins with more policies
     sensitivity = True
 
 

@@ -192,6 +192,31 @@ def test_nothing_is_measured_in_vain(
     assert not cache.exists()
 
 
+def test_their_own_front_is_a_strategy(toy: str, command: Command, tmp_path: Path) -> None:
+    arguments = ["search", "--task", toy, "--name", "s", "--home", tmp_path, "--runner", "serial"]
+    assert command(*arguments, "--strategy", "sensitivity", "--recipe", "ptq", "--trials", 5) == 0
+    record = StudyRecord.read(Home.of(tmp_path).existing("s"))
+    assert [trial.origin for trial in record.finished] == ["highest", *["sensitivity"] * 4]
+    assert record.sensitivity is not None
+    assert command("resume", "s", "--home", tmp_path, "--runner", "serial", "--trials", 7) == 0
+    record = StudyRecord.read(Home.of(tmp_path).existing("s"))
+    assert [trial.number for trial in record.finished] == list(range(7))
+    assert len({trial.policy for trial in record.finished}) == 7
+
+
+def test_a_strategy_that_lives_on_them_refuses_to_go_without(
+    toy: str, command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["search", "--task", toy, "--name", "s", "--home", tmp_path, "--strategy", "sensitivity"]
+    needs = "strategy 'sensitivity' needs sensitivities and this problem has none; leave out --no-sensitivity, or give "
+    assert command(*arguments, "--no-sensitivity") == 2
+    assert needs in " ".join(capsys.readouterr().err.split())
+    monkeypatch.setattr(search_module, "find_sensitivities", lambda *_: None)  # outputs that cannot be compared
+    assert command(*arguments) == 2
+    assert needs in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "studies" / "s").exists()  # so that the name is still free
+
+
 def test_the_flag(toy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
     given: list[object] = []
 
