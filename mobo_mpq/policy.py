@@ -57,7 +57,14 @@ class Policy(Mapping[str, LayerBits]):
         return len(self.layers)
 
     def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
         return hash(self.layers)
+
+    def __reduce__(self) -> tuple[type[Self], tuple[tuple[tuple[str, LayerBits], ...]]]:
+        return type(self), (self.layers,)  # without the hash: another process has another one
 
     def __eq__(self, other: object) -> bool:
         return self.layers == other.layers if isinstance(other, Policy) else NotImplemented

@@ -16,7 +16,7 @@ from mobo_mpq.objective import Measurement
 from mobo_mpq.policy import Policy
 from mobo_mpq.problem import Problem
 from mobo_mpq.seeding import derive, rng
-from mobo_mpq.trial import Proposal, Trial
+from mobo_mpq.trial import Proposal, Trial, TrialState
 
 
 class Strategy(ABC):
@@ -35,6 +35,8 @@ class Strategy(ABC):
         self.finished: list[Trial] = []
         self._told: set[int] = set()
         self._seen: set[Policy] = set()
+        self._observed: list[tuple[Policy, Mapping[str, Measurement]]] = []
+        self._looked_at = 0
         self._levels: dict[Policy, NDArray[np.intp] | None] = {}
         self._next = 0
 
@@ -129,7 +131,12 @@ class Strategy(ABC):
     @property
     def observed(self) -> list[tuple[Policy, Mapping[str, Measurement]]]:
         """Policies of the space with their values, in the order in which their trials finished."""
-        return [(t.policy, t.values) for t in self.complete if self.is_of_space(t.policy)]
+        while self._looked_at < len(self.finished):
+            trial = self.finished[self._looked_at]
+            self._looked_at += 1
+            if trial.state is TrialState.COMPLETE and self.is_of_space(trial.policy):
+                self._observed.append((trial.policy, trial.values))
+        return self._observed
 
     @property
     def pending(self) -> list[Policy]:

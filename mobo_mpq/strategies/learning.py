@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mobo_mpq.objective import Measurement
+from mobo_mpq.objective import Measurement, ObjectiveInfo
 from mobo_mpq.policy import Policy
 from mobo_mpq.problem import Problem
 from mobo_mpq.strategies.features import Features
@@ -24,31 +24,45 @@ class Learner:
     """Keeps the fits of one study.
 
     Args:
-        problem: space, sensitivities and the measured quality.
+        problem: space and sensitivities.
+        info: the measured objective that is learned; the problem's quality when absent.
     """
 
-    def __init__(self, problem: Problem) -> None:
-        self.problem = problem
+    def __init__(self, problem: Problem, info: ObjectiveInfo | None = None) -> None:
+        self.problem, self.info = problem, info or problem.quality
         self.features = Features.of(problem)
         self._all: Observations | None = None
         self._direct = Fitter(self.features, lambda n: self._direct_data(n)[0])
         self._divergence = Fitter(self.features, lambda n: self._divergence_data(n)[0])
-        self._made: tuple[int, Surrogate] | None = None
+        self._made: tuple[int, list[Surrogate]] | None = None
 
     def is_ready(self, observed: Observed) -> bool:
         """Whether there is enough to learn from."""
         return len({policy for policy, _ in observed}) >= LEAST
 
-    def surrogate(self, observed: Observed) -> Surrogate:
-        """The surrogate of complete trials, in the order in which they finished; it depends on nothing else."""
+    def surrogates(self, observed: Observed) -> list[Surrogate]:
+        """One over the loss and, where divergences are known, one over these; the better predictor first.
+
+        Neither is right everywhere: the divergence is smoother and more additive, the loss is what counts. They depend
+        on the complete trials, in the order in which they finished, and on nothing else.
+        """
         if self._made is None or self._made[0] != len(observed):
             self._all = self.observations(observed)
-            self._made = (len(observed), self._choose(len(observed)))
+            self._made = (len(observed), self._candidates(len(observed)))
         return self._made[1]
+
+    def surrogate(self, observed: Observed) -> Surrogate:
+        """The one that predicts left-out losses best."""
+        return self.surrogates(observed)[0]
+
+    def direct(self, observed: Observed) -> Surrogate:
+        """The surrogate of the loss itself, whatever would predict it better."""
+        self._all = self.observations(observed)
+        return self._make(self._direct, *self._direct_data(len(observed)), len(observed))
 
     def observations(self, observed: Observed) -> Observations:
         """Levels, losses and divergences."""
-        quality = self.problem.quality
+        quality = self.info
         results = [values[quality.name] for _, values in observed]
         divergences = [result.divergence for result in results]
         return Observations(
@@ -58,17 +72,15 @@ class Learner:
             reference=-quality.sign * quality.reference,
             # Policies are scored on the same samples, so that most of a standard error is common to all of them and
             # far above the noise between them: only an exact 0 is taken at its word, the rest is inferred.
-            exact=all(result.stderr == 0.0 for result in results),
+            exact=self.problem.deterministic or all(result.stderr == 0.0 for result in results),
         )
 
-    def _choose(self, count: int) -> Surrogate:
-        """By the loss itself or by the divergence: whichever predicts left-out losses better."""
-        direct = self._make(self._direct, *self._direct_data(count), count)
-        assert self._all is not None, "surrogate() sets it"
-        if self._all.by_divergence() is None:
-            return direct
-        other = self._make(self._divergence, *self._divergence_data(count), count)
-        return min((direct, other), key=Surrogate.error)
+    def _candidates(self, count: int) -> list[Surrogate]:
+        made = [self._make(self._direct, *self._direct_data(count), count)]
+        assert self._all is not None, "surrogates() sets it"
+        if self._all.by_divergence() is not None:
+            made.append(self._make(self._divergence, *self._divergence_data(count), count))
+        return sorted(made, key=Surrogate.error)
 
     def _make(self, fitter: Fitter, data: Data, link: Link, count: int) -> Surrogate:
         fit = fitter.fit(count)

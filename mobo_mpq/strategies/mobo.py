@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,6 @@ from mobo_mpq.strategies.isolation import isolated
 from mobo_mpq.strategies.lattice import STARTS, Candidates, Objective, around, best_policy, biased
 from mobo_mpq.strategies.learning import Learner
 from mobo_mpq.strategies.several import SampledImprovement
-from mobo_mpq.strategies.surrogate import Surrogate
 from mobo_mpq.strategies.sweep import Sweep, sweep_weights
 from mobo_mpq.trial import REPLICATE, Proposal
 
@@ -28,7 +27,7 @@ Floats = NDArray[np.float64]
 DRAWS = 16
 """Joint draws of the front from the posterior."""
 
-FRONT_MEMBERS = 6
+FRONT_MEMBERS = 10
 """Of the front of the sensitivities that a study begins with."""
 
 SWEPT = 48
@@ -117,13 +116,15 @@ class Mobo(Strategy):
     # --- the engine -------------------------------------------------------------------------------------------------
 
     def _maximise(self, rng: np.random.Generator) -> Proposal | None:
-        surrogate = self.learner.surrogate(self.observed)
-        improvement = Improvement(surrogate, self.problem, DRAWS, rng)
-        improvement.add(self.levels_of(self.pending))
-        found = self._best(_Lattice(surrogate, improvement), self._pool(surrogate, improvement, rng), rng)
+        views = []
+        for surrogate in self.learner.surrogates(self.observed):
+            view = Improvement(surrogate, self.problem, DRAWS, rng)
+            view.add(self.levels_of(self.pending))
+            views.append(view)
+        found = self._best(_Average(views), self._pool(views[0], rng), rng)
         if found is None:
             return None
-        again = replicate(improvement, found[1]) if self._may_replicate() else None
+        again = replicate(views[0], found[1]) if self._may_replicate() else None
         levels, origin = (found[0], "ehvi") if again is None else (again, REPLICATE)
         return Proposal(self.problem.space.to_policies(levels)[0], origin)
 
@@ -152,10 +153,10 @@ class Mobo(Strategy):
             policy == seen for policy in policies for seen, _ in self.observed
         )
 
-    def _pool(self, surrogate: Surrogate, improvement: Improvement, rng: np.random.Generator) -> Candidates:
+    def _pool(self, view: Improvement, rng: np.random.Generator) -> Candidates:
         """Neighbours of some members of the front, and the front of the additive part of the posterior."""
-        problem = self.problem
-        front = improvement.front()
+        problem, surrogate = self.problem, view.surrogate
+        front = view.front()
         starts = front[rng.permutation(len(front))[:STARTS]]
         tables = [surrogate.additive(), *surrogate.additive_draws(TABLES, rng)]
         span = float(np.ptp(tables[0], axis=1).sum())
@@ -165,19 +166,27 @@ class Mobo(Strategy):
         return Candidates.join([around(problem, starts, rng), Candidates.alone(swept)])
 
 
-class _Lattice:
-    """The improvement, as the search over the lattice wants it: rows of the covariance are computed once."""
+class _Average:
+    """The mean improvement over several surrogates; rows of their covariances are computed once."""
 
-    def __init__(self, surrogate: Surrogate, improvement: Improvement) -> None:
-        self.surrogate, self.improvement = surrogate, improvement
+    def __init__(self, views: Sequence[Improvement]) -> None:
+        self.views = views
 
     def screen(self, candidates: Candidates) -> Floats:
-        """Improvement over the front of the posterior mean."""
-        self._levels = candidates.levels
-        self._rows = self.surrogate.rows(candidates.levels, candidates.base, candidates.of)
-        self._costs = self.improvement.costs_of(candidates.levels)
-        return self.improvement.screen(self._levels, self._rows, self._costs)
+        """Improvement over the fronts of the posterior means."""
+        self._levels, self._costs = candidates.levels, self.views[0].costs_of(candidates.levels)
+        self._rows = [view.surrogate.rows(candidates.levels, candidates.base, candidates.of) for view in self.views]
+        return self._mean(
+            view.screen(self._levels, rows, self._costs) for view, rows in zip(self.views, self._rows, strict=True)
+        )
 
     def value(self, chosen: NDArray[np.intp]) -> Floats:
-        """Improvement averaged over draws of the front."""
-        return self.improvement.value(self._levels[chosen], self._rows[chosen], self._costs[chosen])
+        """Improvement averaged over draws of the fronts."""
+        return self._mean(
+            view.value(self._levels[chosen], rows[chosen], self._costs[chosen])
+            for view, rows in zip(self.views, self._rows, strict=True)
+        )
+
+    @staticmethod
+    def _mean(values: Iterable[Floats]) -> Floats:
+        return np.asarray(np.mean(list(values), axis=0))

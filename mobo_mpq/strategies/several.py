@@ -9,7 +9,6 @@ import torch
 from botorch.acquisition.multi_objective import logei
 from botorch.acquisition.multi_objective.objective import MCMultiOutputObjective
 from botorch.models import ModelListGP
-from botorch.sampling import ListSampler
 from botorch.sampling.normal import SobolQMCNormalSampler
 from numpy.typing import NDArray
 from torch import Tensor
@@ -82,13 +81,12 @@ class SampledImprovement:
     def __init__(self, problem: Problem, surrogates: Sequence[Surrogate], pending: Levels, seed: int) -> None:
         self.problem, self.surrogates = problem, surrogates
         objective = ExactCosts(problem, surrogates)
-        samplers = [SobolQMCNormalSampler(torch.Size([SAMPLES]), seed=seed + i) for i in range(len(surrogates))]
         self._function = logei.qLogNoisyExpectedHypervolumeImprovement(
             model=ModelListGP(*(surrogate.model for surrogate in surrogates)),
             ref_point=torch.zeros(len(surrogates) + len(problem.costs), dtype=torch.float64),
             X_baseline=torch.from_numpy(self.front()[:MAX_BASELINE].astype(np.float64)),
             X_pending=torch.from_numpy(pending.astype(np.float64)) if len(pending) else None,
-            sampler=ListSampler(*samplers),
+            sampler=SobolQMCNormalSampler(torch.Size([SAMPLES]), seed=seed),
             objective=objective,
             prune_baseline=False,
         )
