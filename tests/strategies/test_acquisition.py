@@ -25,6 +25,7 @@ from mobo_mpq.strategies.acquisition import (
     Improvement,
     expected_improvement,
     expected_log_improvement,
+    replicate,
 )
 from mobo_mpq.strategies.isolation import isolated
 from mobo_mpq.strategies.learning import Learner
@@ -301,3 +302,22 @@ def test_the_front_is_that_of_the_posterior_mean() -> None:
     expected = {tuple(row) for row in improvement.surrogate.levels[~beaten].tolist()}
     assert {tuple(row) for row in improvement.front().tolist()} == expected
     assert 1 < len(expected) < 20
+
+
+# --- evaluating again ----------------------------------------------------------------------------------------------
+
+
+def test_a_member_of_the_front_is_evaluated_again_where_noise_rules() -> None:
+    toy = make_toy(5)
+    improvement = Improvement(_fitted(toy, 40, noise=0.01), toy.problem, 4, np.random.default_rng(0))
+    again = replicate(improvement, best=0.0)
+    assert again is not None
+    assert again.tolist() in improvement.front().tolist()
+    assert toy.problem.maximised(toy.measure(toy.problem.space.to_policies(again)[0]))[0] > 0.85
+    assert replicate(improvement, best=np.inf) is None
+
+
+def test_what_is_exact_is_never_evaluated_again_nor_with_several_costs() -> None:
+    for toy, noise in ((make_toy(5), 0.0), (make_toy(5, size=True), 0.01)):
+        improvement = Improvement(_fitted(toy, 20, noise), toy.problem, 4, np.random.default_rng(0))
+        assert replicate(improvement, best=0.0) is None
