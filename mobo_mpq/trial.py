@@ -46,7 +46,7 @@ class Proposal:
 
     Attributes:
         policy: the bits; ``None`` where the recipe finds them while it trains.
-        origin: what in the strategy made it, "sobol" or "qlognehvi".
+        origin: what in the strategy made it, "sobol" or "ehvi".
         recipe: overrides the study's recipe when given.
     """
 
