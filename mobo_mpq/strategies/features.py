@@ -53,7 +53,10 @@ class Features:
 
 
 def variable_losses(problem: Problem) -> list[NDArray[np.float64]]:
-    """Loss of each variable alone at each of its levels, all others at their highest: from the table by layer."""
+    """Loss of each variable alone at each of its levels, all others at their highest: from the table by layer.
+
+    Relative to the highest levels everywhere, in units of the quality; d arrays.
+    """
     space = problem.space
     assert problem.sensitivity is not None, "only where sensitivities are known"
     table = np.asarray(problem.sensitivity, dtype=np.float64)
@@ -92,6 +95,6 @@ def _measured(
 
 
 def padded(rows: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Rows of different lengths as a matrix, each continued with its last value."""
-    width = max((len(row) for row in rows), default=0)
+    """Rows of different lengths as a matrix, each continued with its last value; one column where there are none."""
+    width = max((len(row) for row in rows), default=1)
     return np.array([np.pad(row, (0, width - len(row)), mode="edge") for row in rows]).reshape(len(rows), width)

@@ -64,15 +64,15 @@ class Learner:
         """Levels, losses and divergences."""
         quality = self.info
         results = [values[quality.name] for _, values in observed]
-        divergences = [result.divergence for result in results]
+        divergences = np.array([np.nan if one.divergence is None else one.divergence for one in results])
         return Observations(
             levels=self.problem.space.to_levels([policy for policy, _ in observed]),
             loss=np.array([-quality.sign * result.value for result in results]),
-            divergence=None if None in divergences else np.array(divergences, dtype=np.float64),
+            divergence=divergences if np.isfinite(divergences).all() else None,
             reference=-quality.sign * quality.reference,
             # Policies are scored on the same samples, so that most of a standard error is common to all of them and
             # far above the noise between them: only an exact 0 is taken at its word, the rest is inferred.
-            exact=self.problem.deterministic or all(result.stderr == 0.0 for result in results),
+            exact=np.array([self.problem.deterministic or result.stderr == 0.0 for result in results], dtype=np.bool_),
         )
 
     def _candidates(self, count: int) -> list[Surrogate]:
@@ -87,9 +87,9 @@ class Learner:
         return Surrogate(build(self.features, data, fit.state if fit else None), data, link)
 
     def _direct_data(self, count: int) -> tuple[Data, Link]:
-        assert self._all is not None, "surrogate() sets it"
+        assert self._all is not None, "surrogates() and direct() set it"
         return self._all.first(count).direct()
 
     def _divergence_data(self, count: int) -> tuple[Data, Link]:
-        assert self._all is not None, "surrogate() sets it"
+        assert self._all is not None, "surrogates() and direct() set it"
         return self._all.first(count).by_divergence() or self._all.first(count).direct()

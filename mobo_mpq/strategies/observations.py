@@ -21,6 +21,11 @@ class Link:
     """``loss = offset + factor signal^power``: how the modelled signal becomes the loss (ours).
 
     The identity, unless the signal is a divergence, which grows with the loss, smoothly and with far less noise.
+
+    Attributes:
+        offset: the loss at no divergence, in units of the loss.
+        factor: 0 or more.
+        power: one of :data:`POWERS`.
     """
 
     offset: float = 0.0
@@ -34,7 +39,10 @@ class Link:
         return np.asarray(self.offset + self.factor * np.maximum(signal, 1e-12) ** self.power)
 
     def signal(self, loss: float) -> float:
-        """The signal that stands for a loss; 0 for a loss that is less than that of no divergence."""
+        """The divergence that stands for a loss; 0 for a loss that is less than that of no divergence.
+
+        Not of a link that does not rise.
+        """
         return float(max((loss - self.offset) / self.factor, 0.0) ** (1.0 / self.power))
 
     def slope(self, signal: Floats, least: float) -> Floats:
@@ -67,14 +75,14 @@ class Observations:
         loss: n, the quality with the sign that makes it one to minimise.
         divergence: n, or ``None`` where some trial has none.
         reference: worst loss of interest.
-        exact: whether the losses have no noise.
+        exact: n, whether the loss has no noise.
     """
 
     levels: Levels
     loss: Floats
     divergence: Floats | None
     reference: float
-    exact: bool
+    exact: NDArray[np.bool_]
 
     def first(self, count: int) -> Observations:
         """The first so many."""
@@ -83,7 +91,7 @@ class Observations:
             self.loss[:count],
             None if self.divergence is None else self.divergence[:count],
             self.reference,
-            self.exact,
+            self.exact[:count],
         )
 
     @property
@@ -100,7 +108,7 @@ class Observations:
     def direct(self) -> tuple[Data, Link]:
         """The loss itself as the signal."""
         knee = max(self.reference, float(self.loss.min())) + 0.5 * self.span
-        return Data(self.levels, self.loss, self.exact, self.loss, knee, self.span), Link()
+        return self._data(self.loss, knee, self.span), Link()
 
     def by_divergence(self) -> tuple[Data, Link] | None:
         """The divergence as the signal, where it is known and says something about the loss."""
@@ -112,4 +120,7 @@ class Observations:
             return None
         knee = link.signal(max(self.reference, float(self.loss.min())) + 0.5 * self.span)
         span = max(knee - float(self.divergence.min()), 1e-12)
-        return Data(self.levels, self.divergence, self.exact, self.loss, knee, span), link
+        return self._data(self.divergence, knee, span), link
+
+    def _data(self, signal: Floats, knee: float, span: float) -> Data:
+        return Data(self.levels, signal, bool(self.exact.all()), self.loss, knee, span)
