@@ -25,11 +25,15 @@ from scipy.special import ndtr
 
 from mobo_mpq.pareto import non_dominated
 from mobo_mpq.problem import Problem
+from mobo_mpq.strategies.lattice import Candidates
 from mobo_mpq.strategies.paths import Paths
 from mobo_mpq.strategies.surrogate import Surrogate
 
 Levels = NDArray[np.intp]
 Floats = NDArray[np.float64]
+
+EXACT = 2**15
+"""Up to so many candidates times observations, all candidates are screened by the exact posterior."""
 
 MAX_CELLS = 4096
 """Of the grid that two and more costs span; fronts are thinned to keep it."""
@@ -165,10 +169,9 @@ class Improvement:
         self._plain = Envelope(self.paths.mean[None], self.costs, self.reference_loss, self.reference_costs)
 
     def add(self, levels: Levels) -> None:  # p x d
-        """Running policies: their losses are sampled, one after the other."""
-        for row in levels:
-            self.paths.add(row, self.rng)
+        """Running policies: their losses are sampled."""
         if len(levels):
+            self.paths.add(levels, self.rng)
             self.costs = np.concatenate([self.costs, self.costs_of(levels)])
             self._refresh()
 
@@ -178,22 +181,21 @@ class Improvement:
         mask = non_dominated(-np.column_stack([self.paths.mean[:n], self.costs[:n]]))
         return np.unique(self.surrogate.levels[mask], axis=0)
 
-    def screen(self, levels: Levels, rows: Floats, costs: Floats, sd: Floats | None = None) -> Floats:  # -> c
-        """Improvement over the front of the posterior mean: a plug-in, for choosing what is looked at closely.
-
-        Args:
-            levels: ``c x d``.
-            rows: ``c x n``, covariance with the observed policies.
-            costs: ``c x q``.
-            sd: c, a stand-in for the posterior's standard deviations, whose cost grows with the square of n.
-        """
-        mean = self.surrogate.mean_of(levels, rows)
-        loss, spread = self.surrogate.to_loss(mean, self.surrogate.sd_of(levels, rows) if sd is None else sd)
+    def screen(self, candidates: Candidates, costs: Floats) -> Floats:  # c x q -> c
+        """Improvement over the front of the posterior mean: a plug-in, for choosing what is looked at closely."""
+        surrogate, levels = self.surrogate, candidates.levels
+        if len(levels) * len(surrogate.levels) > EXACT:
+            mean, sd = surrogate.near(levels, candidates.base, candidates.of)
+        else:
+            rows = surrogate.rows(levels, candidates.base, candidates.of)
+            mean, sd = surrogate.mean_of(levels, rows), surrogate.sd_of(levels, rows)
+        loss, spread = surrogate.to_loss(mean, sd)
         return self._plain.expected_improvement(loss[None], spread, costs) + _UNDERFLOW * spread
 
-    def value(self, levels: Levels, rows: Floats, costs: Floats) -> Floats:  # c x d, c x n, c x q -> c
+    def value(self, candidates: Candidates, costs: Floats) -> Floats:  # c x q -> c
         """Improvement averaged over the draws of the front."""
-        mean, spread = self.paths.conditional(levels, rows)
+        rows = self.surrogate.rows(candidates.levels, candidates.base, candidates.of)
+        mean, spread = self.paths.conditional(candidates.levels, rows)
         return self._sampled.expected_improvement(mean, spread, costs) + _UNDERFLOW * np.atleast_2d(spread).mean(0)
 
 

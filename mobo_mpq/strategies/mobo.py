@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -167,26 +167,17 @@ class Mobo(Strategy):
 
 
 class _Average:
-    """The mean improvement over several surrogates; rows of their covariances are computed once."""
+    """The mean improvement over several surrogates."""
 
     def __init__(self, views: Sequence[Improvement]) -> None:
         self.views = views
 
     def screen(self, candidates: Candidates) -> Floats:
         """Improvement over the fronts of the posterior means."""
-        self._levels, self._costs = candidates.levels, self.views[0].costs_of(candidates.levels)
-        self._rows = [view.surrogate.rows(candidates.levels, candidates.base, candidates.of) for view in self.views]
-        return self._mean(
-            view.screen(self._levels, rows, self._costs) for view, rows in zip(self.views, self._rows, strict=True)
-        )
+        self._candidates, self._costs = candidates, self.views[0].costs_of(candidates.levels)
+        return np.asarray(np.mean([view.screen(candidates, self._costs) for view in self.views], axis=0))
 
     def value(self, chosen: NDArray[np.intp]) -> Floats:
         """Improvement averaged over draws of the fronts."""
-        return self._mean(
-            view.value(self._levels[chosen], rows[chosen], self._costs[chosen])
-            for view, rows in zip(self.views, self._rows, strict=True)
-        )
-
-    @staticmethod
-    def _mean(values: Iterable[Floats]) -> Floats:
-        return np.asarray(np.mean(list(values), axis=0))
+        candidates, costs = self._candidates[chosen], self._costs[chosen]
+        return np.asarray(np.mean([view.value(candidates, costs) for view in self.views], axis=0))

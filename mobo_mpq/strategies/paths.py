@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
 
 from mobo_mpq.strategies.surrogate import LEAST_VARIANCE, Surrogate
 
@@ -15,7 +16,7 @@ class Paths:
     """Draws of the loss at the observed policies and at further ones, and what any other policy is, given a draw.
 
     In the eigenvectors of the covariance the losses of the observed policies are independent a posteriori, so that a
-    draw costs a product of matrices; further policies extend the whitened basis by one row each.
+    draw costs a product of matrices; further policies extend the whitened basis by a block.
 
     Args:
         surrogate: fitted.
@@ -38,7 +39,7 @@ class Paths:
         self._white = whitened
         self._mean_white = surrogate.projected * shrunk / np.sqrt(values)
         prior = surrogate.prior_mean(surrogate.levels)
-        self._further: list[tuple[Levels, Floats, float]] = []
+        self._blocks: list[tuple[Levels, Floats, Floats]] = []  # policies, whitened, root of what is left
         self.values = self._outward(prior + (whitened * np.sqrt(values)) @ vectors.T)
         self.mean = self._outward(prior + vectors @ (surrogate.projected * shrunk))
 
@@ -48,9 +49,9 @@ class Paths:
     def _whitened(self, levels: Levels, rows: Floats) -> Floats:  # c x d, c x n -> c x (n + further)
         """Covariances with the observed and the further policies, whitened."""
         rows = rows @ self._basis
-        for point, whitened, sd in self._further:
-            own = self.surrogate.covariance(levels, point[None])[:, 0]
-            rows = np.column_stack([rows, (own - rows @ whitened) / sd])
+        for block, whitened, root in self._blocks:
+            left = self.surrogate.covariance(levels, block) - rows @ whitened.T
+            rows = np.column_stack([rows, solve_triangular(root, left.T, lower=True).T])
         return rows
 
     def conditional(self, levels: Levels, rows: Floats) -> tuple[Floats, Floats]:  # c x d, c x n -> draws x c, c
@@ -63,17 +64,25 @@ class Paths:
         loss, spread = self.surrogate.to_loss(signal, sd)
         return loss, spread
 
-    def add(self, levels: Levels, rng: np.random.Generator) -> None:  # d
-        """One more policy, with a loss sampled in every draw."""
-        rows = self._whitened(levels[None], self.surrogate.covariance(levels[None], self.surrogate.levels))[0]
-        prior = float(self.surrogate.prior_mean(levels[None])[0])
-        variance = float(self.surrogate.prior_variance(levels[None])[0]) - float(np.square(rows).sum())
-        sd = float(np.sqrt(max(variance, LEAST_VARIANCE)))
-        new = rng.standard_normal(len(self._white))
-        values = prior + self._white @ rows + sd * new
-        mean = prior + float(self._mean_white @ rows)
-        self._further.append((levels, rows, sd))
+    def add(self, levels: Levels, rng: np.random.Generator) -> None:  # p x d
+        """Further policies, with losses sampled jointly in every draw."""
+        surrogate = self.surrogate
+        rows = self._whitened(levels, surrogate.covariance(levels, surrogate.levels))
+        left = surrogate.covariance(levels, levels) - rows @ rows.T
+        root = _root(left)
+        prior, new = surrogate.prior_mean(levels), rng.standard_normal((len(self._white), len(levels)))
+        self.values = np.column_stack([self.values, self._outward(prior + self._white @ rows.T + new @ root.T)])
+        self.mean = np.r_[self.mean, self._outward(prior + rows @ self._mean_white)]
+        self._blocks.append((levels, rows, root))
         self._white = np.column_stack([self._white, new])
-        self._mean_white = np.r_[self._mean_white, 0.0]
-        self.values = np.column_stack([self.values, self._outward(values)])
-        self.mean = np.r_[self.mean, self._outward(np.array(mean))]
+        self._mean_white = np.r_[self._mean_white, np.zeros(len(levels))]
+
+
+def _root(covariance: Floats) -> Floats:  # p x p, lower triangular
+    """Cholesky root; what rounding made indefinite, or policies given twice singular, gets a little more variance."""
+    least = LEAST_VARIANCE + 1e-9 * float(np.trace(covariance)) / len(covariance)
+    while True:
+        try:
+            return np.asarray(np.linalg.cholesky(covariance + least * np.eye(len(covariance))))
+        except np.linalg.LinAlgError:
+            least *= 10.0

@@ -198,6 +198,21 @@ class Surrogate:
         variance = np.maximum(self.prior_variance(levels) - explained, LEAST_VARIANCE)
         return np.asarray(np.sqrt(variance) * self.unit)
 
+    def near(self, levels: Levels, base: Levels, of: Levels) -> tuple[Floats, Floats]:  # -> c, c
+        """Mean and standard deviation of the signal at policies near some base policies, roughly.
+
+        The base's own, and the difference of the additive part: what a move costs to look at does not grow with n.
+
+        Args:
+            levels: ``c x d``, of the candidates.
+            base: ``b x d``, near them.
+            of: c, for each candidate, the base that it is near to.
+        """
+        mean, sd = self.posterior(base)
+        table = self.additive()
+        of_base = self._of(table, base).sum(-1)
+        return mean[of] + self._of(table, levels).sum(-1) - of_base[of], sd[of]
+
     def additive(self) -> Floats:  # d x levels
         """What each level of each variable adds to the posterior mean of the signal before the squeeze, in its units.
 
@@ -212,7 +227,7 @@ class Surrogate:
         """
         p, t = self.parameters, self._t
         values, vectors = self.eigen
-        residual = np.linalg.cholesky(self._residual(self.levels, self.levels) + 1e-9 * np.eye(len(self.levels)))
+        residual = self._residual_root
         tables = []
         for _ in range(draws):
             factor = 1.0 + p.tau * rng.standard_normal((len(t), 1)) + p.ripple * rng.standard_normal(t.shape)
@@ -222,6 +237,12 @@ class Surrogate:
             correction = vectors @ ((self.projected - vectors.T @ drawn) / (values + self.noise))
             tables.append(self._additive(correction, factor))
         return tables
+
+    @cached_property
+    def _residual_root(self) -> Floats:  # n x n
+        return np.asarray(
+            np.linalg.cholesky(self._residual(self.levels, self.levels) + 1e-9 * np.eye(len(self.levels)))
+        )
 
     def _additive(self, weights: Floats, factor: Floats | float) -> Floats:  # n -> d x levels
         p, t = self.parameters, self._t
