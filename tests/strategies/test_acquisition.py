@@ -15,10 +15,11 @@ from botorch.utils.multi_objective.box_decompositions import FastNondominatedPar
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
-from scipy.stats import norm
+from scipy.stats import norm, spearmanr
 
 from mobo_mpq.objective import Measurement
 from mobo_mpq.pareto import hypervolume
+from mobo_mpq.strategies import acquisition
 from mobo_mpq.strategies.acquisition import (
     MAX_CELLS,
     Envelope,
@@ -28,6 +29,7 @@ from mobo_mpq.strategies.acquisition import (
     replicate,
 )
 from mobo_mpq.strategies.isolation import isolated
+from mobo_mpq.strategies.lattice import Candidates, around
 from mobo_mpq.strategies.learning import Learner
 from mobo_mpq.strategies.surrogate import Surrogate
 from mobo_mpq.testing.toys import Toy, make_toy
@@ -218,15 +220,14 @@ def test_botorch_finds_the_same_improvement_on_the_same_process(size: bool) -> N
     surrogate = _fitted(toy, 24)
     grid = toy.problem.space.grid()[::4]
     improvement = Improvement(surrogate, toy.problem, 4, np.random.default_rng(0))
-    rows = surrogate.covariance(grid, surrogate.levels)
-    ours = improvement.screen(grid, rows, improvement.costs_of(grid))
+    ours = improvement.screen(Candidates.alone(grid), improvement.costs_of(grid))
     reference = torch.from_numpy(toy.problem.reference)
     points = np.column_stack([improvement.paths.mean, improvement.costs])
     cells = FastNondominatedPartitioning(ref_point=reference, Y=-torch.from_numpy(points))
     x = torch.from_numpy(grid.astype(np.float64))[:, None]
     assert ours.max() > 0
     for rule in (qExpectedHypervolumeImprovement, qLogExpectedHypervolumeImprovement):
-        acquisition = rule(
+        function = rule(
             surrogate.model,
             ref_point=reference,
             partitioning=cells,
@@ -235,7 +236,7 @@ def test_botorch_finds_the_same_improvement_on_the_same_process(size: bool) -> N
         )
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            theirs = acquisition(x).numpy()
+            theirs = function(x).numpy()
         theirs = np.exp(theirs) if rule is qLogExpectedHypervolumeImprovement else theirs
         # squeezed disasters have no place in a normal's closed form: far beyond the knee both are nothing
         assert theirs == pytest.approx(ours, rel=0.03, abs=0.01 * ours.max())
@@ -247,8 +248,8 @@ def test_the_draws_of_the_front_are_those_of_botorchs_noisy_improvement() -> Non
     surrogate = _fitted(toy, 16, noise=0.01)
     grid = toy.problem.space.grid()[::12]
     improvement = Improvement(surrogate, toy.problem, 512, np.random.default_rng(0))
-    rows, costs = surrogate.covariance(grid, surrogate.levels), improvement.costs_of(grid)
-    found = improvement.value(grid, rows, costs)
+    costs = improvement.costs_of(grid)
+    found = improvement.value(Candidates.alone(grid), costs)
     top = np.argsort(-found)[:4]
     n = len(surrogate.levels)
     corner = (-toy.problem.quality.reference, np.array([toy.problem.costs[0].info.reference]))
@@ -267,30 +268,44 @@ def test_the_draws_of_the_front_are_those_of_botorchs_noisy_improvement() -> Non
     assert (np.abs(gains.mean(0) - found[top]) < 5 * error + 0.02 * found[top]).all()
 
 
+def test_a_screening_of_very_many_is_rough_but_ranks_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = make_toy(8)
+    surrogate = _fitted(toy, 30)
+    improvement = Improvement(surrogate, toy.problem, 4, np.random.default_rng(0))
+    bases = Candidates.alone(improvement.front())
+    moves = around(toy.problem, improvement.front()[:4], np.random.default_rng(0))
+    exact = [improvement.screen(some, improvement.costs_of(some.levels)) for some in (bases, moves)]
+    monkeypatch.setattr(acquisition, "EXACT", 0)
+    rough = [improvement.screen(some, improvement.costs_of(some.levels)) for some in (bases, moves)]
+    assert rough[0] == pytest.approx(exact[0])  # the policies that others are near to
+    kept = np.argsort(-rough[1])[: len(moves) // 4]
+    assert np.argmax(exact[1]) in kept
+    assert spearmanr(rough[1], exact[1]).statistic > 0.5
+
+
 def test_a_policy_that_runs_is_worth_little_more() -> None:
     toy = make_toy(5)
     surrogate = _fitted(toy, 16)
     grid = toy.problem.space.grid()
     improvement = Improvement(surrogate, toy.problem, 32, np.random.default_rng(0))
-    rows, costs = surrogate.covariance(grid, surrogate.levels), improvement.costs_of(grid)
-    before = improvement.value(grid, rows, costs)
+    every, costs = Candidates.alone(grid), improvement.costs_of(grid)
+    before = improvement.value(every, costs)
     best = int(np.argmax(before))
     improvement.add(grid[[best]])
-    after = improvement.value(grid, rows, costs)
+    after = improvement.value(every, costs)
     assert after[best] < 0.1 * before[best]
     assert after.max() > 0
     improvement.add(grid[:0])
-    assert improvement.value(grid, rows, costs) == pytest.approx(after)
+    assert improvement.value(every, costs) == pytest.approx(after)
 
 
 def test_exact_observations_are_worth_nothing_again() -> None:
     toy = make_toy(5)
     surrogate = _fitted(toy, 16)
     improvement = Improvement(surrogate, toy.problem, 8, np.random.default_rng(0))
-    rows = surrogate.covariance(surrogate.levels, surrogate.levels)
-    again = improvement.value(surrogate.levels, rows, improvement.costs)
+    again = improvement.value(Candidates.alone(surrogate.levels), improvement.costs)
     grid = toy.problem.space.grid()
-    every = improvement.value(grid, surrogate.covariance(grid, surrogate.levels), improvement.costs_of(grid))
+    every = improvement.value(Candidates.alone(grid), improvement.costs_of(grid))
     assert again.max() < 0.02 * every.max()
 
 
