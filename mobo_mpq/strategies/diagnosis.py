@@ -110,7 +110,6 @@ def _noise(surrogate: Surrogate) -> float | None:
 
 def _rank_correlation(predicted: Floats, observed: Floats) -> float | None:
     """Spearman's; ``None`` where all are alike."""
-    ranks = np.stack([rankdata(predicted), rankdata(observed)])
-    if (np.ptp(ranks, axis=1) == 0).any():
-        return None
-    return float(np.corrcoef(ranks)[0, 1])
+    ranks = [rankdata(values) - (len(values) + 1) / 2 for values in (predicted, observed)]
+    length = math.prod(float(np.linalg.norm(rank)) for rank in ranks)
+    return float(ranks[0] @ ranks[1]) / length if length > 0 else None
