@@ -9,13 +9,16 @@ from mobo_mpq.errors import InputError
 from mobo_mpq.objective import ObjectiveInfo
 from mobo_mpq.trial import Trial, TrialState
 from mobo_mpq.workflows.record import StudyRecord
-from mobo_mpq.workflows.reporting import compact, is_share, scale_of, show
+from mobo_mpq.workflows.reporting import compact, is_share, scale_of, show_measured
 
+_DENOISED = "Pareto set, denoised"
 _FRONT, _OTHERS, _FLOAT = "#0b6e4f", "#b8b8b8", "#c1440e"
 
 
 def plot(record: StudyRecord, out: Path) -> None:
     """Draw the front: quality against every cost, with the trials behind it and the float model's quality.
+
+    Where the strategy has estimates, the denoised front is drawn beside the raw one, thin and hollow.
 
     Args:
         record: of the study.
@@ -64,6 +67,11 @@ def _parts(record: StudyRecord, cost: ObjectiveInfo) -> tuple[list[Trial], list[
     return front, others, _display(cost, values)[1], _display(record.quality, [1.0])[1]
 
 
+def _denoised(record: StudyRecord, cost: ObjectiveInfo) -> list[Trial]:
+    """Members of the denoised front with their estimates, by cost; none where there are no estimates."""
+    return sorted(record.denoised(), key=lambda trial: trial.values[cost.name].value)
+
+
 def _png(record: StudyRecord, out: Path) -> None:
     # matplotlib, since plotly needs a browser to write a PNG
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -82,7 +90,12 @@ def _png(record: StudyRecord, out: Path) -> None:
         baseline = _display(record.quality, [record.float_values[record.quality.name].value])[0][0]
         axis.axhline(baseline, color=_FLOAT, linewidth=1, linestyle="--", label="float model")
         worst = _display(record.quality, [record.quality.reference])[0][0]
-        shown = [*y, baseline, worst]  # two-bit disasters far below the reference would flatten the front
+        expected_x, expected_y = _columns(record, cost, _denoised(record, cost))
+        if expected_y:
+            if len(costs) == 1:
+                axis.step(expected_x, expected_y, where="post", color=_FRONT, linewidth=0.8, linestyle=":")
+            axis.scatter(expected_x, expected_y, s=48, facecolors="none", edgecolors=_FRONT, label=_DENOISED, zorder=4)
+        shown = [*y, *expected_y, baseline, worst]  # two-bit disasters far below the reference would flatten the front
         pad = 0.06 * (max(shown) - min(shown) or 1.0)
         axis.set_ylim(min(shown) - pad, max(shown) + pad)
         axis.set_xlabel(x_title)
@@ -101,17 +114,24 @@ def _html(record: StudyRecord, out: Path) -> None:
     figure = make_subplots(rows=1, cols=len(costs))
     for column, cost in enumerate(costs, start=1):
         front, others, x_title, y_title = _parts(record, cost)
-        for name, trials, color, size in (("other trials", others, _OTHERS, 7), ("Pareto set", front, _FRONT, 10)):
+        traces = [("other trials", others, _OTHERS, 7), ("Pareto set", front, _FRONT, 10)]
+        if record.estimates:
+            traces.append((_DENOISED, _denoised(record, cost), _FRONT, 12))
+        for name, trials, color, size in traces:
             x, y = _columns(record, cost, trials)
             line: dict[str, Any] = {"shape": "hv", "color": color}
+            marker: dict[str, Any] = {"color": color, "size": size}
+            if name == _DENOISED:
+                line |= {"dash": "dot", "width": 1}
+                marker["symbol"] = "circle-open"
             figure.add_trace(
                 go.Scatter(
                     x=x,
                     y=y,
                     name=name,
-                    mode="lines+markers" if name == "Pareto set" and len(costs) == 1 else "markers",
+                    mode="lines+markers" if name != "other trials" and len(costs) == 1 else "markers",
                     line=line,
-                    marker={"color": color, "size": size},
+                    marker=marker,
                     text=[_hover(record, trial) for trial in trials],
                     hoverinfo="text",
                     showlegend=column == 1,
@@ -131,6 +151,6 @@ def _html(record: StudyRecord, out: Path) -> None:
 
 def _hover(record: StudyRecord, trial: Trial) -> str:
     lines = [f"trial {trial.number}"]
-    lines += [f"{info.name}: {show(info, trial.values[info.name].value)}" for info in record.infos]
+    lines += [f"{info.name}: {show_measured(info, trial.values[info.name])}" for info in record.infos]
     lines.append(compact(trial.policy) if trial.policy else "")
     return "<br>".join(lines)

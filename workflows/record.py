@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mobo_mpq.errors import JournalError
@@ -12,6 +12,21 @@ from mobo_mpq.journal import measurement_from_list, read_events, read_trials
 from mobo_mpq.objective import Measurement, ObjectiveInfo
 from mobo_mpq.trial import Trial
 from mobo_mpq.workflows.home import StudyFolder
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a strategy had learned when trials ended.
+
+    Attributes:
+        trials: that had finished then.
+        diagnosis: see :meth:`~mobo_mpq.strategies.base.Strategy.diagnosis`.
+        estimates: number of a trial -> denoised quality; see :meth:`~mobo_mpq.strategies.base.Strategy.estimates`.
+    """
+
+    trials: int
+    diagnosis: Mapping[str, Any]
+    estimates: Mapping[int, Measurement]
 
 
 @dataclass(frozen=True)
@@ -26,6 +41,7 @@ class StudyRecord:
         tested: trial number -> values on the test split.
         total: number of trials asked for.
         runs: tracking address -> {"parent" or trial number: run id}.
+        learned: what the strategy had learned when trials ended last; it may have seen more of them since.
     """
 
     folder: StudyFolder
@@ -35,6 +51,7 @@ class StudyRecord:
     tested: Mapping[int, Mapping[str, Measurement]] = field(default_factory=dict)
     total: int = 0
     runs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    learned: Learned | None = None
 
     @classmethod
     def read(cls, folder: StudyFolder) -> StudyRecord:
@@ -63,7 +80,7 @@ class StudyRecord:
         header = events[0]
         tested: dict[int, dict[str, Measurement]] = {}
         runs: dict[str, dict[str, str]] = {}
-        total = int(header["trials"])
+        total, learned = int(header["trials"]), None
         for event in events:
             if event["event"] == "test":
                 tested[event["number"]] = measurements(event["values"])
@@ -71,6 +88,8 @@ class StudyRecord:
                 total = int(event["trials"])
             elif event["event"] == "tracking":
                 runs.setdefault(event["uri"], {})[str(event["of"])] = event["run_id"]
+            elif event["event"] == "surrogate":
+                learned = _learned(event)
         return cls(
             folder=folder,
             infos=tuple(ObjectiveInfo(**info) for info in header["objectives"]),
@@ -79,6 +98,7 @@ class StudyRecord:
             tested=tested,
             total=total,
             runs=runs,
+            learned=learned,
         )
 
     @property
@@ -108,8 +128,22 @@ class StudyRecord:
 
     @property
     def is_tested(self) -> bool:
-        """Whether the whole front has been scored on the test split, where there is one."""
-        return not self.float_tested or all(trial.number in self.tested for trial in self.pareto())
+        """Whether the whole front, raw and denoised, has been scored on the test split, where there is one."""
+        return not self.float_tested or not self.untested()
+
+    @property
+    def is_described(self) -> bool:
+        """Whether what the strategy had learned is of all trials, unless it never learned: a process may be killed."""
+        return self.learned is None or self.surrogate is not None
+
+    def members(self) -> set[int]:
+        """Numbers of the trials on the front, raw or denoised."""
+        return {trial.number for trial in (*self.pareto(), *self.denoised())}
+
+    def untested(self) -> list[Trial]:
+        """Members of the front, raw or denoised, that have not been scored on the test split."""
+        missing = self.members() - self.tested.keys()
+        return [trial for trial in self.finished if trial.number in missing]
 
     @property
     def sensitivity(self) -> dict[str, Any] | None:
@@ -139,6 +173,23 @@ class StudyRecord:
         """The set, best quality first."""
         return pareto_trials(self.infos, self.finished)
 
+    @property
+    def surrogate(self) -> Learned | None:
+        """What the strategy has learned from all trials that have finished; ``None`` while more of them come in."""
+        return self.learned if self.learned is not None and self.learned.trials == len(self.finished) else None
+
+    @property
+    def estimates(self) -> Mapping[int, Measurement]:
+        """Number of a trial -> denoised quality; empty where there is no :attr:`surrogate`."""
+        return self.surrogate.estimates if self.surrogate is not None else {}
+
+    def denoised(self) -> list[Trial]:
+        """The set by :attr:`estimates`, best quality first: their values have the place of the measured ones."""
+        name, estimates = self.quality.name, self.estimates
+        known = [trial for trial in complete(self.finished) if trial.number in estimates]
+        expected = [replace(trial, values={**trial.values, name: estimates[trial.number]}) for trial in known]
+        return pareto_trials(self.infos, expected)
+
     def hypervolume(self, count: int | None = None) -> float:
         """Of the whole study, or of the first ``count`` trials that finished."""
         return trials_hypervolume(self.infos, self.finished[:count])
@@ -146,6 +197,11 @@ class StudyRecord:
     def run_id(self, number: int) -> str | None:
         """Of a trial, at whichever tracking server it was logged last."""
         return next((runs[str(number)] for runs in reversed(list(self.runs.values())) if str(number) in runs), None)
+
+
+def _learned(event: Mapping[str, Any]) -> Learned:
+    estimates = {int(number): measurement_from_list(pair) for number, pair in event["estimates"].items()}
+    return Learned(int(event["trials"]), dict(event["diagnosis"]), estimates)
 
 
 def measurements(values: Mapping[str, Any]) -> dict[str, Measurement]:

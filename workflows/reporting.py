@@ -67,6 +67,11 @@ def show_measured(info: ObjectiveInfo, measurement: Measurement | None) -> str:
     return f"{show(info, measurement.value)} ± {error}"
 
 
+def show_spread(info: ObjectiveInfo, spread: float) -> str:
+    """A difference of values for people: ``0.42 points``, ``0.031``."""
+    return f"{100 * spread:.2g} points" if is_share(info) else f"{spread:.2g}{' ' + info.unit if info.unit else ''}"
+
+
 def mean_bits(policy: Policy) -> tuple[float, float]:
     """Mean weight and activation bits over the layers."""
     pairs = list(policy.values())
@@ -103,6 +108,8 @@ def pareto_document(record: StudyRecord) -> dict[str, Any]:
         "float": {name: value.value for name, value in record.float_values.items()},
         "float_test": {name: value.value for name, value in record.float_tested.items()},
         "sensitivity": record.sensitivity,
+        "surrogate": dict(record.surrogate.diagnosis) or None if record.surrogate else None,
+        "denoised": _denoised_members(record) if record.estimates else None,
         "trials": [
             {
                 "number": trial.number,
@@ -115,6 +122,19 @@ def pareto_document(record: StudyRecord) -> dict[str, Any]:
             for trial in record.pareto()
         ],
     }
+
+
+def _denoised_members(record: StudyRecord) -> list[dict[str, Any]]:
+    estimates = [(trial.number, record.estimates[trial.number]) for trial in record.denoised()]
+    return [
+        {
+            "number": number,
+            "value": estimate.value,
+            "stderr": estimate.stderr,
+            "test": _plain(record.tested.get(number, {})),
+        }
+        for number, estimate in estimates
+    ]
 
 
 def pareto_frame(record: StudyRecord) -> pd.DataFrame:
@@ -145,6 +165,8 @@ def pareto_table(record: StudyRecord) -> Table:
     quality, costs = record.quality, record.infos[1:]
     table.add_column("trial", justify="right")
     table.add_column(f"{quality.name} (val)", justify="right")
+    if record.estimates:
+        table.add_column(f"{quality.name} (denoised)", justify="right")
     if record.float_tested:
         table.add_column(f"{quality.name} (test)", justify="right")
     for info in costs:
@@ -155,6 +177,8 @@ def pareto_table(record: StudyRecord) -> Table:
     for trial in _of_interest(record):
         assert trial.policy is not None, "a complete trial has a policy"
         row = [str(trial.number), show_measured(quality, trial.values[quality.name])]
+        if record.estimates:
+            row.append(show_measured(quality, record.estimates.get(trial.number)))
         if record.float_tested:
             row.append(show_measured(quality, record.tested.get(trial.number, {}).get(quality.name)))
         for info in costs:
@@ -191,6 +215,8 @@ def _caption(record: StudyRecord) -> str:
     hidden = len(record.pareto()) - len(_of_interest(record))
     if hidden:
         lines.append(f"{hidden} more Pareto policies are worse than the reference in some objective; --json has them")
+    if record.estimates:
+        lines.append(_denoised_line(record))
     known = record.sensitivity
     if known:
         equivalents = known["evaluation_equivalents"]
@@ -200,6 +226,20 @@ def _caption(record: StudyRecord) -> str:
     if len(layers) <= 12:
         lines.append(f"layers: {', '.join(layers)}")
     return "\n".join(lines)
+
+
+def _denoised_line(record: StudyRecord) -> str:
+    """Which model denoised, how well it predicts, and which members of the front it does not believe in."""
+    assert record.surrogate is not None, "estimates are part of it"
+    diagnosis, quality = record.surrogate.diagnosis, record.quality
+    models = diagnosis.get("models", quality.name)
+    model = f"a model of {models}" if models == quality.name else f"a model of the {models} from the float network"
+    error = diagnosis.get("leave_one_out_error")
+    predicts = "" if error is None else f", which predicts left-out trials to {show_spread(quality, error)}"
+    members = {trial.number for trial in record.denoised()}
+    lucky = [str(trial.number) for trial in _of_interest(record) if trial.number not in members]
+    luck = f"trials {', '.join(lucky)} are" if len(lucky) > 1 else f"trial {lucky[0]} is" if lucky else "none is"
+    return f"denoised: by {model}{predicts}; {luck} on the front by luck of the draw"
 
 
 def _plain(values: Mapping[str, Measurement]) -> dict[str, float]:

@@ -152,7 +152,7 @@ def resume(
         raise InputError(
             f"study '{folder.name}' has {record.evaluated} trials already; --trials {total} would take some away"
         )
-    if record.is_finished and total == record.total and record.is_tested:
+    if record.is_finished and total == record.total and record.is_tested and record.is_described:
         _upload_missing(place, record, options)
         return record
     config = _config_of(record)
@@ -218,13 +218,17 @@ class _Run:
         self.reporter = Reporter(stderr, study, total, prepared.baseline["val"][prepared.task.metric_name].value)
 
     def go(self) -> StudyRecord:
-        """Run what is missing, score the front on the test split, bring MLflow up to date."""
+        """Run what is missing, write down what was learned, score the front on the test split; MLflow follows."""
         tracker = _start_tracker(self.home, self.folder, self.journal, self.options, self.reporter.say)
         try:
             with self.reporter.running(), _terminated_is_interrupted():
-                if self.study.evaluated < self.total:
-                    self._run_trials(tracker.notify)
+                try:
+                    if self.study.evaluated < self.total:
+                        self._run_trials(tracker.notify)
+                finally:
+                    self._write_surrogate()
                 self._test_front()
+            self.checkpoints.keep_only(StudyRecord.read(self.folder).members())
         finally:
             self.reporter.say("bringing MLflow up to date")
             tracker.close()
@@ -234,7 +238,7 @@ class _Run:
         def on_finished(trial: Trial, fetch: Callable[[], bytes | None]) -> None:
             state = fetch()  # also where it is not kept: the mailbox must not fill up
             front = {member.number for member in self.study.pareto()}
-            if trial.number in front and state:
+            if state and not self.checkpoints.save(trial.number, state) and trial.number in front:
                 self.checkpoints.keep_only(front)  # makes room
                 self.checkpoints.save(trial.number, state)
             self.reporter.finished(trial)
@@ -266,16 +270,26 @@ class _Run:
                 "'--runner serial --trials 1' under another --name to see more"
             )
 
+    def _write_surrogate(self) -> None:
+        """What the strategy has learned by now, also where trials were interrupted, unless that is written already."""
+        diagnosis, estimates = self.study.strategy.diagnosis(), self.study.strategy.estimates()
+        if (not diagnosis and not estimates) or StudyRecord.read(self.folder).surrogate is not None:
+            return
+        self.journal.append(
+            "surrogate",
+            trials=len(self.study.finished),
+            diagnosis=diagnosis,
+            estimates={str(number): measurement_to_list(value) for number, value in estimates.items()},
+        )
+
     def _test_front(self) -> None:
-        """Score the Pareto set once on data that no search has seen."""
-        task = self.prepared.task
-        if task.test is None:
+        """Score the front, raw and denoised, once on data that no search has seen."""
+        task, record = self.prepared.task, StudyRecord.read(self.folder)
+        missing = record.untested()
+        if task.test is None or not missing:
             return
-        done = StudyRecord.read(self.folder).tested
-        missing = [trial for trial in self.study.pareto() if trial.number not in done]
-        if not missing:
-            return
-        self.reporter.say(f"scoring {len(missing)} Pareto policies on the test split")
+        which = "policies of the raw or the denoised front" if record.estimates else "Pareto policies"
+        self.reporter.say(f"scoring {len(missing)} {which} on the test split")
         evaluator = Evaluator(self.prepared.work, task)
         for trial in missing:
             network = network_of(trial, evaluator, self.checkpoints)

@@ -8,7 +8,7 @@ import numpy as np
 
 from mobo_mpq.errors import InputError, UnknownName
 from mobo_mpq.front import maximised
-from mobo_mpq.objective import Direction
+from mobo_mpq.objective import Direction, Measurement
 from mobo_mpq.objectives.quality import PERCENT_FROM
 from mobo_mpq.trial import Trial, TrialState
 from mobo_mpq.workflows.record import StudyRecord
@@ -69,7 +69,7 @@ def _best(record: StudyRecord, front: list[Trial], max_drop: float) -> Selection
     good = [t for t in front if quality.sign * t.values[quality.name].value >= quality.sign * allowed]
     if good:
         fastest = _cheapest(record, good, "latency_s")
-        notes = (fastest.note, _test_note(record, fastest.trial, max_drop))
+        notes = (fastest.note, _doubt(record, fastest.trial, max_drop))
         return Selection(fastest.trial, "; ".join(note for note in notes if note))
     return Selection(
         front[0],
@@ -78,16 +78,23 @@ def _best(record: StudyRecord, front: list[Trial], max_drop: float) -> Selection
     )
 
 
-def _test_note(record: StudyRecord, trial: Trial, max_drop: float) -> str:
+def _doubt(record: StudyRecord, trial: Trial, max_drop: float) -> str:
     """A front is chosen on validation data, where it looks better than it is."""
     quality = record.quality
-    tested = record.tested.get(trial.number, {}).get(quality.name)
-    if tested is None or quality.name not in record.float_tested:
+
+    def fails(found: Measurement | None, baseline: Measurement | None) -> bool:
+        if found is None or baseline is None:
+            return False
+        allowed = _allowed(baseline.value, quality.direction, max_drop)
+        return quality.sign * found.value < quality.sign * allowed
+
+    tested, estimate = record.tested.get(trial.number, {}).get(quality.name), record.estimates.get(trial.number)
+    where = ["on the test split"] if fails(tested, record.float_tested.get(quality.name)) else []
+    if fails(estimate, record.float_values[quality.name]):
+        where.append(f"by its denoised {quality.name}")
+    if not where:
         return ""
-    allowed = _allowed(record.float_tested[quality.name].value, quality.direction, max_drop)
-    if quality.sign * tested.value >= quality.sign * allowed:
-        return ""
-    return f"on the test split it loses more than --max-drop {max_drop:g}, see 'mobo-mpq pareto {record.name}'"
+    return f"{' and '.join(where)} it loses more than --max-drop {max_drop:g}, see 'mobo-mpq pareto {record.name}'"
 
 
 def _knee(record: StudyRecord, front: list[Trial]) -> Trial:

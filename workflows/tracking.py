@@ -25,6 +25,7 @@ from mobo_mpq.workflows.record import StudyRecord
 from mobo_mpq.workflows.reporting import mean_bits, pareto_csv, pareto_document
 
 PARETO_TAG = "mobo_mpq.pareto"
+DENOISED_TAG = "mobo_mpq.denoised"
 _BATCH = 100  # MLflow takes that many parameters or tags at a time
 _STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", TrialState.FAILED: "FAILED"}
 
@@ -110,7 +111,7 @@ class MlflowLog:
         self._logged_volumes = len(record.finished)
 
     def finish(self, record: StudyRecord) -> None:
-        """The closing artifacts: Pareto table, plots, test values."""
+        """What is known at the end: Pareto table, plots, test values, denoised values."""
         self.update(record)
         parent = self.runs["parent"]
         self.client.log_metric(parent, "pareto_size", len(record.pareto()))
@@ -118,6 +119,7 @@ class MlflowLog:
             for name, value in values.items():
                 if str(number) in self.runs:
                     self.client.log_metric(self.runs[str(number)], _key(f"test_{name}"), value.value)
+        self._log_estimates(record)
         self.client.log_text(parent, json.dumps(pareto_document(record), indent=2), "pareto.json")
         self.client.log_text(parent, pareto_csv(record), "pareto.csv")
         if record.pareto():
@@ -125,6 +127,16 @@ class MlflowLog:
         self.client.set_terminated(parent, "FINISHED" if record.is_finished else "KILLED")
         if record.is_finished:
             self._remember(_CLOSED, parent)
+
+    def _log_estimates(self, record: StudyRecord) -> None:
+        from mlflow.entities import Metric, RunTag
+
+        members, now = {trial.number for trial in record.denoised()}, int(time.time() * 1000)
+        for number, estimate in record.estimates.items():
+            if str(number) in self.runs:
+                metric = Metric(_key(f"{record.quality.name}_denoised"), estimate.value, now, 0)
+                tag = RunTag(DENOISED_TAG, str(number in members).lower())
+                self.client.log_batch(self.runs[str(number)], metrics=[metric], tags=[tag])
 
     def _log_plots(self, run_id: str, record: StudyRecord) -> None:
         from mobo_mpq.workflows.plotting import plot
