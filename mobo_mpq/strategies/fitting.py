@@ -93,9 +93,9 @@ class Data:
 
     @cached_property
     def unit(self) -> float:
-        """Of the standardisation; 1 where all are alike."""
+        """Of the standardisation; the span where all are alike."""
         sd = float(self.squeezed.std())
-        return sd if sd > 1e-12 * abs(self.shift) else 1.0
+        return sd if sd > 1e-12 * abs(self.shift) else self.span
 
 
 @dataclass(frozen=True, eq=False)
