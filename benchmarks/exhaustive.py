@@ -129,6 +129,7 @@ def _problem(document: Mapping[str, Any]) -> Problem:
         space,
         (quality, CostObjective(ObjectiveInfo(**document["cost"]), space, cost)),
         sensitivity=None if sensitivity is None else np.array(sensitivity["values"], dtype=np.float64),
+        deterministic=document.get("recipe") == "ptq",  # as in a search: what is trained again comes out differently
     )
 
 
