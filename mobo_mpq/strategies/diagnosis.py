@@ -50,7 +50,7 @@ def diagnose(learner: Learner, observed: Observed, quality: ObjectiveInfo) -> di
         quality: what the learner learns.
     """
     surrogate = learner.surrogate(observed)
-    direct, divergence = ([fit.status for fit in one._fits] for one in (learner._direct, learner._divergence))
+    direct, divergence = learner.statuses()
     statuses = direct if surrogate.link == Link() else divergence
     error = surrogate.error()
     numbers = {name: value for name, value in surrogate.parameters._asdict().items() if isinstance(value, float)}

@@ -139,6 +139,10 @@ class Fitter:
             self._fits.append(Fit(size, state_of(model), status))
         return next((fit for fit in reversed(self._fits) if fit.count <= count), None)
 
+    def statuses(self) -> list[str]:
+        """How all fits ended, see :class:`Fit`."""
+        return [fit.status for fit in self._fits]
+
 
 def _sizes(count: int) -> list[int]:
     """Sizes of the fits for up to ``count`` observations."""

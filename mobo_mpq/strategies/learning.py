@@ -60,6 +60,10 @@ class Learner:
         self._all = self.observations(observed)
         return self._make(self._direct, *self._direct_data(len(observed)), len(observed))
 
+    def statuses(self) -> tuple[list[str], list[str]]:
+        """How all fits ended: those to the loss, and those to the divergence."""
+        return self._direct.statuses(), self._divergence.statuses()
+
     def observations(self, observed: Observed) -> Observations:
         """Levels, losses and divergences."""
         quality = self.info

@@ -25,6 +25,9 @@ from mobo_mpq.trial import REPLICATE, Proposal
 Levels = NDArray[np.intp]
 Floats = NDArray[np.float64]
 
+EHVI, SAMPLED = "ehvi", "qlognehvi"
+"""Origins of proposals: by the closed form, or by sampling where several objectives are measured."""
+
 DRAWS = 16
 """Joint draws of the front from the posterior."""
 
@@ -36,7 +39,6 @@ SWEPT = 48
 
 TABLES = 4
 """Draws of the additive part that are minimised beside its mean: they reach policies far from all that is known."""
-
 
 REPLICATE_EVERY = 8
 """At most one trial of so many evaluates a policy again."""
@@ -81,7 +83,8 @@ class Mobo(Strategy):
         if not self.learner.is_ready(self.observed):
             return {}
         with isolated(self.derived_seed(0)):  # the fits that are made here are those that a proposal would make
-            return diagnose(self.learner, self.observed, self.problem.quality)
+            acquisition = EHVI if len(self.learners) == 1 else SAMPLED
+            return {"acquisition": acquisition, **diagnose(self.learner, self.observed, self.problem.quality)}
 
     def estimates(self) -> dict[int, Measurement]:
         """What the surrogate expects of each policy that was evaluated; nothing where there is no noise to take out."""
@@ -126,7 +129,7 @@ class Mobo(Strategy):
         if found is None:
             return None
         again = replicate(views[0], found[1]) if self._may_replicate() else None
-        levels, origin = (found[0], "ehvi") if again is None else (again, REPLICATE)
+        levels, origin = (found[0], EHVI) if again is None else (again, REPLICATE)
         return Proposal(self.problem.space.to_policies(levels)[0], origin)
 
     def _maximise_sampled(self, rng: np.random.Generator) -> Proposal | None:
@@ -138,21 +141,16 @@ class Mobo(Strategy):
         spread_out = biased(self.problem, 64, rng)
         pool = Candidates.join([around(self.problem, starts, rng), Candidates.alone(spread_out)])
         found = self._best(improvement, pool, rng)
-        return None if found is None else Proposal(self.problem.space.to_policies(found[0])[0], "qlognehvi")
+        return None if found is None else Proposal(self.problem.space.to_policies(found[0])[0], SAMPLED)
 
     def _best(self, objective: Objective, pool: Candidates, rng: np.random.Generator) -> tuple[Levels, float] | None:
         return best_policy(self.problem, objective, pool, self.levels_of(self.seen), rng)
 
     def _may_replicate(self) -> bool:
-        """Replicates are rationed: none of the last few trials was one."""
+        """Replicates are rationed: none of the last few trials was one, and none is running."""
         last = [trial.origin for trial in self.finished[-REPLICATE_EVERY:]]
-        return len(last) == REPLICATE_EVERY and REPLICATE not in last and not self._replicating()
-
-    def _replicating(self) -> bool:
-        policies = self.pending
-        return len(set(policies)) < len(policies) or any(
-            policy == seen for policy in policies for seen, _ in self.observed
-        )
+        running = not {policy for policy, _ in self.observed}.isdisjoint(self.pending)
+        return len(last) == REPLICATE_EVERY and REPLICATE not in last and not running
 
     def _pool(self, view: Improvement, rng: np.random.Generator) -> Candidates:
         """Neighbours of some members of the front, and the front of the additive part of the posterior."""
