@@ -74,7 +74,7 @@ DEFINITIONS = {
     "digits-qat": Definition(
         "digits", "mpic", "qat", "size", every(ALL, HIGH), pin={"stem.0": (8, 8), "classifier": (8, 8)}
     ),
-    # 3^7: weights of all projections, those of the two attention outputs tied
+    # 3^6: weights of all projections; those of the attention are tied from block to block
     "text-ptq": Definition(
         "text",
         "bitfusion",
@@ -82,7 +82,10 @@ DEFINITIONS = {
         "latency",
         every(ALL, HIGH),
         pin={"head": (8, 8)},
-        tie=(("blocks.0.attention.output", "blocks.1.attention.output"),),
+        tie=(
+            ("blocks.0.attention.qkv", "blocks.1.attention.qkv"),
+            ("blocks.0.attention.output", "blocks.1.attention.output"),
+        ),
     ),
 }
 

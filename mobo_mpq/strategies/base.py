@@ -37,7 +37,7 @@ class Strategy(ABC):
         self._seen: set[Policy] = set()
         self._observed: list[tuple[Policy, Mapping[str, Measurement]]] = []
         self._looked_at = 0
-        self._levels: dict[Policy, NDArray[np.intp] | None] = {}
+        self._levels_of_policy: dict[Policy, NDArray[np.intp] | None] = {}
         self._next = 0
 
     # --- what the study calls ---------------------------------------------------------------------------------------
@@ -145,14 +145,14 @@ class Strategy(ABC):
 
     def is_of_space(self, policy: Policy | None) -> TypeGuard[Policy]:
         """Whether a policy is one of the space: asked of all trials again and again, so the answers are kept."""
-        if policy is not None and policy not in self._levels:
+        if policy is not None and policy not in self._levels_of_policy:
             inside = policy in self.problem.space
-            self._levels[policy] = self.problem.space.to_levels([policy])[0] if inside else None
-        return policy is not None and self._levels[policy] is not None
+            self._levels_of_policy[policy] = self.problem.space.to_levels([policy])[0] if inside else None
+        return policy is not None and self._levels_of_policy[policy] is not None
 
     def levels_of(self, policies: Iterable[Policy]) -> NDArray[np.intp]:  # n -> n x d
         """Levels of policies of the space."""
-        rows = [self._levels[policy] for policy in policies if self.is_of_space(policy)]
+        rows = [self._levels_of_policy[policy] for policy in policies if self.is_of_space(policy)]
         return np.array(rows, dtype=np.intp).reshape(len(rows), len(self.problem.space.sizes))
 
     def rng(self, number: int, *labels: str | int) -> np.random.Generator:
