@@ -22,7 +22,8 @@ def toy() -> Toy:
 
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("strategy", strategy_names())
-def test_it_spends_exactly_the_evaluations_asked_for(strategy: str, batch: int, toy: Toy) -> None:
+def test_it_spends_exactly_the_evaluations_asked_for(strategy: str, batch: int) -> None:
+    toy = make_toy(4, sensitivity=strategy == "sensitivity")
     asked: list[Policy] = []
 
     def evaluate(policy: Policy) -> float:

@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mobo_mpq.engine.acquisition import Improvement, replicate
+from mobo_mpq.engine.designs import sensitivity_front, spread, uniform_policies, van_der_corput
+from mobo_mpq.engine.diagnosis import denoise, diagnose, is_noiseless
+from mobo_mpq.engine.isolation import isolated
+from mobo_mpq.engine.lattice import STARTS, Candidates, Objective, around, best_policy, biased
+from mobo_mpq.engine.learning import Learner
+from mobo_mpq.engine.several import SampledImprovement
+from mobo_mpq.engine.sweep import Sweep, sweep_weights
 from mobo_mpq.objective import Measurement
 from mobo_mpq.policy import Policy
 from mobo_mpq.problem import Problem
-from mobo_mpq.strategies.acquisition import Improvement, replicate
 from mobo_mpq.strategies.base import Strategy
-from mobo_mpq.strategies.designs import sensitivity_front, spread, uniform_policies, van_der_corput
-from mobo_mpq.strategies.diagnosis import denoise, diagnose, is_noiseless
-from mobo_mpq.strategies.isolation import isolated
-from mobo_mpq.strategies.lattice import STARTS, Candidates, Objective, around, best_policy, biased
-from mobo_mpq.strategies.learning import Learner
-from mobo_mpq.strategies.several import SampledImprovement
-from mobo_mpq.strategies.sweep import Sweep, sweep_weights
 from mobo_mpq.trial import REPLICATE, Proposal
 
 Levels = NDArray[np.intp]
@@ -79,7 +79,7 @@ class Mobo(Strategy):
         return [proposal]
 
     def diagnosis(self) -> dict[str, Any]:
-        """How well the surrogate predicts: see :func:`~mobo_mpq.strategies.diagnosis.diagnose`."""
+        """How well the surrogate predicts: see :func:`~mobo_mpq.engine.diagnosis.diagnose`."""
         if not self.learner.is_ready(self.observed):
             return {}
         with isolated(self.derived_seed(0)):  # the fits that are made here are those that a proposal would make

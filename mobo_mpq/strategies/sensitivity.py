@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from mobo_mpq.engine.designs import sensitivity_front, van_der_corput
 from mobo_mpq.errors import InputError
 from mobo_mpq.problem import Problem
 from mobo_mpq.strategies.base import Strategy
-from mobo_mpq.strategies.designs import sensitivity_front, van_der_corput
 from mobo_mpq.trial import Proposal
 
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from mobo_mpq.engine.isolation import isolated
 from mobo_mpq.hardware import CostModel
 from mobo_mpq.layers import LayerSpec
 from mobo_mpq.objective import CostObjective, Direction, Measurement, ObjectiveInfo
 from mobo_mpq.pareto import hypervolume
 from mobo_mpq.policy import LayerBits, Policy
 from mobo_mpq.problem import Problem
-from mobo_mpq.strategies.isolation import isolated
 from mobo_mpq.strategies.mobo import REPLICATE_EVERY, Mobo
 from mobo_mpq.strategies.registry import make_strategy
 from mobo_mpq.testing.toys import Toy, make_toy, run_serial

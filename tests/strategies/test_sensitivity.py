@@ -3,9 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mobo_mpq.engine.designs import sensitivity_front
 from mobo_mpq.errors import InputError
 from mobo_mpq.optimization import optimize
-from mobo_mpq.strategies.designs import sensitivity_front
 from mobo_mpq.strategies.registry import make_strategy
 from mobo_mpq.strategies.sensitivity import SensitivityFront
 from mobo_mpq.testing.toys import make_toy, run_serial

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mobo_mpq.strategies.observations import POWERS, Link, Observations
+from mobo_mpq.engine.observations import POWERS, Link, Observations
 
 
 def observations(

@@ -47,7 +47,7 @@ class NegativeLogPosterior:
     """Minus the logarithm of the hyper-parameters' posterior density, per observation, up to a constant.
 
     Args:
-        model: with :class:`~mobo_mpq.strategies.kernel.StructuredMean` and its kernel.
+        model: with :class:`~mobo_mpq.engine.kernel.StructuredMean` and its kernel.
     """
 
     def __init__(self, model: SingleTaskGP) -> None:

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mobo_mpq.strategies.features import Features, padded
-from mobo_mpq.strategies.fitting import Data, build
-from mobo_mpq.strategies.observations import Link
-from mobo_mpq.strategies.surrogate import Surrogate
+from mobo_mpq.engine.features import Features, padded
+from mobo_mpq.engine.fitting import Data, build
+from mobo_mpq.engine.observations import Link
+from mobo_mpq.engine.surrogate import Surrogate
 
 
 def random_features(d: int, measured: bool, rng: np.random.Generator) -> tuple[NDArray[np.intp], Features]:
@@ -185,7 +185,7 @@ def test_the_loss_is_linked_to_the_signal_to_first_order() -> None:
 
 def test_the_surrogate_survives_replicates_and_a_single_observation() -> None:
     candidates, surrogate = make(8, n=1)
-    assert surrogate.unit == 1.0
+    assert surrogate.unit == surrogate.data.span
     assert all(np.isfinite(one).all() for one in surrogate.posterior(candidates))
     rng = np.random.default_rng(9)
     sizes, features = random_features(5, True, rng)

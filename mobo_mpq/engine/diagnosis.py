@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from mobo_mpq.engine.learning import Learner, Observed
+from mobo_mpq.engine.observations import Link
+from mobo_mpq.engine.surrogate import Surrogate
 from mobo_mpq.objective import Measurement, ObjectiveInfo
-from mobo_mpq.strategies.learning import Learner, Observed
-from mobo_mpq.strategies.observations import Link
-from mobo_mpq.strategies.surrogate import Surrogate
 
 Floats = NDArray[np.float64]
 

@@ -23,11 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
+from mobo_mpq.engine.lattice import Candidates
+from mobo_mpq.engine.paths import Paths
+from mobo_mpq.engine.surrogate import Surrogate
 from mobo_mpq.pareto import non_dominated
 from mobo_mpq.problem import Problem
-from mobo_mpq.strategies.lattice import Candidates
-from mobo_mpq.strategies.paths import Paths
-from mobo_mpq.strategies.surrogate import Surrogate
 
 Levels = NDArray[np.intp]
 Floats = NDArray[np.float64]

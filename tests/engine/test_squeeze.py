@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mobo_mpq.strategies.squeeze import Squeeze
+from mobo_mpq.engine.squeeze import Squeeze
 
 knees = st.floats(-10, 10)
 spans = st.floats(0.01, 10)

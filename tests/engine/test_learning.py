@@ -3,12 +3,12 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
+from mobo_mpq.engine.learning import Learner
+from mobo_mpq.engine.observations import Link
 from mobo_mpq.objective import Direction, Measurement, ObjectiveInfo
 from mobo_mpq.policy import Policy
 from mobo_mpq.problem import Problem
-from mobo_mpq.strategies.learning import Learner
 from mobo_mpq.strategies.mobo import Mobo
-from mobo_mpq.strategies.observations import Link
 from mobo_mpq.testing.toys import Toy, make_toy
 from mobo_mpq.trial import Trial, TrialState
 

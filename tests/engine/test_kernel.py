@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from mobo_mpq.strategies.features import Features
-from mobo_mpq.strategies.kernel import Parameters, Sensitivities, StructuredKernel, StructuredMean
-from mobo_mpq.strategies.squeeze import Squeeze
+from mobo_mpq.engine.features import Features
+from mobo_mpq.engine.kernel import Parameters, Sensitivities, StructuredKernel, StructuredMean
+from mobo_mpq.engine.squeeze import Squeeze
 
 SIZE = np.log([4.0, 1.0])
 FADING = np.log([[1.0, 0.25, 0.0625], [1.0, 0.5, 0.5]])

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from mobo_mpq.engine import diagnosis as diagnosis_module
+from mobo_mpq.engine import fitting
+from mobo_mpq.engine.diagnosis import DIVERGENCE, denoise
+from mobo_mpq.engine.fitting import Data, Fitter, build
+from mobo_mpq.engine.observations import Link
+from mobo_mpq.engine.surrogate import Surrogate
 from mobo_mpq.objective import Direction, Measurement
 from mobo_mpq.policy import Policy
-from mobo_mpq.strategies import diagnosis as diagnosis_module
-from mobo_mpq.strategies import fitting
-from mobo_mpq.strategies.diagnosis import DIVERGENCE, denoise
-from mobo_mpq.strategies.fitting import Data, Fitter, build
 from mobo_mpq.strategies.mobo import Mobo
-from mobo_mpq.strategies.observations import Link
-from mobo_mpq.strategies.surrogate import Surrogate
 from mobo_mpq.testing.toys import Toy, make_toy
 from mobo_mpq.trial import Trial, TrialState
 

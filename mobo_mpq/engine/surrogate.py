@@ -10,9 +10,9 @@ import numpy as np
 from botorch.models import SingleTaskGP
 from numpy.typing import NDArray
 
-from mobo_mpq.strategies.fitting import Data
-from mobo_mpq.strategies.kernel import LEAST, Parameters
-from mobo_mpq.strategies.observations import Link
+from mobo_mpq.engine.fitting import Data
+from mobo_mpq.engine.kernel import LEAST, Parameters
+from mobo_mpq.engine.observations import Link
 
 Levels = NDArray[np.intp]
 Floats = NDArray[np.float64]

@@ -32,8 +32,8 @@ from gpytorch.priors import NormalPrior
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mobo_mpq.strategies.features import Features
-from mobo_mpq.strategies.squeeze import Squeeze
+from mobo_mpq.engine.features import Features
+from mobo_mpq.engine.squeeze import Squeeze
 
 DEVIATION = {True: 0.212, False: 0.707}
 """Prior standard deviation of what is learned about the logarithm of a size, measured or not."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mobo_mpq.strategies.fitting import Data
+from mobo_mpq.engine.fitting import Data
 
 Levels = NDArray[np.intp]
 Floats = NDArray[np.float64]

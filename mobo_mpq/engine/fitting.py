@@ -24,10 +24,10 @@ from linear_operator.utils.warnings import NumericalWarning
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mobo_mpq.strategies.features import Features
-from mobo_mpq.strategies.kernel import Sensitivities, StructuredKernel, StructuredMean
-from mobo_mpq.strategies.likelihood import NegativeLogPosterior
-from mobo_mpq.strategies.squeeze import Squeeze
+from mobo_mpq.engine.features import Features
+from mobo_mpq.engine.kernel import Sensitivities, StructuredKernel, StructuredMean
+from mobo_mpq.engine.likelihood import NegativeLogPosterior
+from mobo_mpq.engine.squeeze import Squeeze
 
 Levels = NDArray[np.intp]
 Floats = NDArray[np.float64]

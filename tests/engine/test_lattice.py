@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mobo_mpq.engine.lattice import Candidates, Known, around, best_policy, biased
 from mobo_mpq.problem import Problem
-from mobo_mpq.strategies.lattice import Candidates, Known, around, best_policy, biased
 from mobo_mpq.testing.toys import make_toy
 
 Levels = np.ndarray

@@ -5,11 +5,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from mobo_mpq.strategies.features import Features
-from mobo_mpq.strategies.fitting import Data, build
-from mobo_mpq.strategies.observations import Link
-from mobo_mpq.strategies.paths import Paths
-from mobo_mpq.strategies.surrogate import Surrogate
+from mobo_mpq.engine.features import Features
+from mobo_mpq.engine.fitting import Data, build
+from mobo_mpq.engine.observations import Link
+from mobo_mpq.engine.paths import Paths
+from mobo_mpq.engine.surrogate import Surrogate
 
 D, N, LEVELS = 5, 12, 4
 DRAWS = 6000

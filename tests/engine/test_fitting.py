@@ -5,10 +5,10 @@ from botorch.optim.core import OptimizationResult, OptimizationStatus
 from botorch.optim.fit import fit_gpytorch_mll_scipy
 from linear_operator.utils.errors import NotPSDError
 
-from mobo_mpq.strategies import fitting
-from mobo_mpq.strategies.features import Features
-from mobo_mpq.strategies.fitting import Data, Fitter, State, build, optimise, state_of
-from mobo_mpq.strategies.kernel import Parameters
+from mobo_mpq.engine import fitting
+from mobo_mpq.engine.features import Features
+from mobo_mpq.engine.fitting import Data, Fitter, State, build, optimise, state_of
+from mobo_mpq.engine.kernel import Parameters
 
 LOG_4 = np.log(4.0)
 

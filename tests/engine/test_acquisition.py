@@ -17,10 +17,8 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import norm, spearmanr
 
-from mobo_mpq.objective import Measurement
-from mobo_mpq.pareto import hypervolume
-from mobo_mpq.strategies import acquisition
-from mobo_mpq.strategies.acquisition import (
+from mobo_mpq.engine import acquisition
+from mobo_mpq.engine.acquisition import (
     MAX_CELLS,
     Envelope,
     Improvement,
@@ -28,10 +26,12 @@ from mobo_mpq.strategies.acquisition import (
     expected_log_improvement,
     replicate,
 )
-from mobo_mpq.strategies.isolation import isolated
-from mobo_mpq.strategies.lattice import Candidates, around
-from mobo_mpq.strategies.learning import Learner
-from mobo_mpq.strategies.surrogate import Surrogate
+from mobo_mpq.engine.isolation import isolated
+from mobo_mpq.engine.lattice import Candidates, around
+from mobo_mpq.engine.learning import Learner
+from mobo_mpq.engine.surrogate import Surrogate
+from mobo_mpq.objective import Measurement
+from mobo_mpq.pareto import hypervolume
 from mobo_mpq.testing.toys import Toy, make_toy
 
 Floats = np.ndarray

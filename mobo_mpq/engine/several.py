@@ -13,11 +13,11 @@ from botorch.sampling.normal import SobolQMCNormalSampler
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mobo_mpq.engine.lattice import Candidates
+from mobo_mpq.engine.surrogate import Surrogate
 from mobo_mpq.objective import ObjectiveInfo
 from mobo_mpq.pareto import non_dominated
 from mobo_mpq.problem import Problem
-from mobo_mpq.strategies.lattice import Candidates
-from mobo_mpq.strategies.surrogate import Surrogate
 
 Levels = NDArray[np.intp]
 Floats = NDArray[np.float64]

@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mobo_mpq.engine.designs import sensitivity_front, spread, uniform_policies, van_der_corput
 from mobo_mpq.pareto import non_dominated
-from mobo_mpq.strategies.designs import sensitivity_front, spread, uniform_policies, van_der_corput
 from mobo_mpq.testing.toys import make_toy
 
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from mobo_mpq.engine.features import Features
+from mobo_mpq.engine.fitting import Data, Fitter, build
+from mobo_mpq.engine.observations import Link, Observations
+from mobo_mpq.engine.surrogate import Surrogate
 from mobo_mpq.objective import Measurement, ObjectiveInfo
 from mobo_mpq.policy import Policy
 from mobo_mpq.problem import Problem
-from mobo_mpq.strategies.features import Features
-from mobo_mpq.strategies.fitting import Data, Fitter, build
-from mobo_mpq.strategies.observations import Link, Observations
-from mobo_mpq.strategies.surrogate import Surrogate
 
 Observed = Sequence[tuple[Policy, Mapping[str, Measurement]]]
 

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from mobo_mpq.engine.features import Features, padded, variable_losses
 from mobo_mpq.objective import Direction, ObjectiveInfo
 from mobo_mpq.problem import Problem
-from mobo_mpq.strategies.features import Features, padded, variable_losses
 from mobo_mpq.testing.toys import make_toy
 
 LOG_4 = np.log(4.0)

@@ -7,10 +7,10 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
+from mobo_mpq.engine.features import padded, variable_losses
+from mobo_mpq.engine.sweep import Sweep, sweep_weights
 from mobo_mpq.policy import Policy
 from mobo_mpq.problem import Problem
-from mobo_mpq.strategies.features import padded, variable_losses
-from mobo_mpq.strategies.sweep import Sweep, sweep_weights
 
 Levels = NDArray[np.intp]
 

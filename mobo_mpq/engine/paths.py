@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
-from mobo_mpq.strategies.surrogate import LEAST_VARIANCE, Surrogate
+from mobo_mpq.engine.surrogate import LEAST_VARIANCE, Surrogate
 
 Levels = NDArray[np.intp]
 Floats = NDArray[np.float64]

@@ -5,9 +5,9 @@ from botorch.models import SingleTaskGP
 from gpytorch.mlls import ExactMarginalLogLikelihood
 from linear_operator.utils.errors import NanError, NotPSDError
 
-from mobo_mpq.strategies.features import Features
-from mobo_mpq.strategies.fitting import Data, build
-from mobo_mpq.strategies.likelihood import GaussianLogDensity, NegativeLogPosterior
+from mobo_mpq.engine.features import Features
+from mobo_mpq.engine.fitting import Data, build
+from mobo_mpq.engine.likelihood import GaussianLogDensity, NegativeLogPosterior
 
 
 def random_covariance(n: int) -> torch.Tensor:

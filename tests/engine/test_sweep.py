@@ -8,15 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mobo_mpq.choices import decide
+from mobo_mpq.engine import sweep as sweep_module
+from mobo_mpq.engine.features import padded
+from mobo_mpq.engine.sweep import Sweep, sweep_weights
 from mobo_mpq.hardware import HardwareTarget
 from mobo_mpq.layers import LayerSpec, OpKind
 from mobo_mpq.objective import CostObjective, Direction, ObjectiveInfo
 from mobo_mpq.pareto import non_dominated
 from mobo_mpq.problem import Problem
 from mobo_mpq.space import SearchSpace
-from mobo_mpq.strategies import sweep as sweep_module
-from mobo_mpq.strategies.features import padded
-from mobo_mpq.strategies.sweep import Sweep, sweep_weights
 from mobo_mpq.testing.toys import SerialLatency, make_toy
 
 Floats = np.ndarray
