@@ -31,7 +31,8 @@ class SensitivityFront(Strategy):
 
     def propose(self, n: int) -> list[Proposal]:
         """The member nearest to the next cost of a sequence that halves the gaps; then policies near the front."""
-        policy = self.fresh(self.problem.space.to_policies(self._nearest()), self.rng(self.number))
+        members = (self.problem.space.to_policies(levels)[0] for levels in self._nearest())  # seldom more than a few
+        policy = self.fresh(members, self.rng(self.number))
         return [] if policy is None else [Proposal(policy, "sensitivity")]
 
     def _nearest(self) -> NDArray[np.intp]:  # k x d
