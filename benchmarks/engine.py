@@ -212,7 +212,9 @@ def applies(strategy: str, problem: str, *, named: bool) -> bool:
 
 def in_processes(measure: Callable[[Any], dict[str, Any]], jobs: Sequence[Any], processes: int) -> Iterator[Record]:
     """Results as they come: a process for each, so that its peak of memory is its own."""
-    with multiprocessing.get_context("fork").Pool(processes, maxtasksperchild=1) as pool:
+    context = multiprocessing.get_context("forkserver")  # a plain fork would inherit the lock of the results' file
+    context.set_forkserver_preload(["engine_runs"])
+    with context.Pool(processes, maxtasksperchild=1) as pool:
         yield from pool.imap_unordered(measure, jobs, chunksize=1)
 
 
