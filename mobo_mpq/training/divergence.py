@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mobo_mpq.errors import InputError
 from mobo_mpq.graph import Network, call
 from mobo_mpq.training.data import accepted_by, device_of, logits_of, split_batch, to_device
 from mobo_mpq.training.losses import class_axis
@@ -28,16 +29,17 @@ class Tally:
 
     def __init__(self) -> None:
         self.total, self.weight = 0.0, 0.0
+        self.broken = False
 
     @property
     def mean(self) -> float | None:
-        """``None`` when nothing was recorded, or something that is not finite."""
-        mean = self.total / self.weight if self.weight else float("nan")
+        """``None`` when nothing was recorded, or something that is not finite or cannot be compared."""
+        mean = self.total / self.weight if self.weight and not self.broken else float("nan")
         return mean if abs(mean) < float("inf") else None
 
 
 class Divergence:
-    """Compares outputs with those of the float network on the same inputs.
+    """Compares outputs with those of the float network on the same inputs; where they cannot be, there is no mean.
 
     For a classifier it is the mean Kullback-Leibler divergence of the predictions from the float network's, in nats;
     for any other network the squared error relative to the variance of the float network's outputs.
@@ -55,7 +57,9 @@ class Divergence:
         inputs, target = split_batch(next(iter(batches)))
         with torch.no_grad():
             output = call(reference, accepted_by(to_device(inputs, device_of(reference)), self._names))
-        self.axis = class_axis(logits_of(output), target)
+        self.axis: int | None = None
+        with suppress(InputError):  # no tensor of predictions: nothing will be compared
+            self.axis = class_axis(logits_of(output), target)
 
     @contextmanager
     def recorded(self, network: nn.Module) -> Iterator[Tally]:
@@ -63,8 +67,11 @@ class Divergence:
         tally = Tally()
 
         def record(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            with torch.no_grad():
-                self._add(tally, args, kwargs, logits_of(output))
+            try:
+                with torch.no_grad():
+                    self._add(tally, args, kwargs, logits_of(output))
+            except (InputError, RuntimeError):  # no tensor of predictions: a metric of the user's may do without
+                tally.broken = True
 
         handle = network.register_forward_hook(record, with_kwargs=True)
         try:
