@@ -17,7 +17,7 @@ trials, and earlier choices of a batch, join the draws with a sampled loss (sequ
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import reduce
+from functools import cached_property, reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,25 +155,28 @@ class Improvement:
         self.surrogate, self.problem, self.rng = surrogate, problem, rng
         self.paths = Paths(surrogate, draws, rng)
         self.costs = self.costs_of(surrogate.levels)
-        self._refresh()
+        self.reference_loss = -problem.quality.sign * problem.quality.reference
+        self.reference_costs = np.array([cost.info.reference for cost in problem.costs])
 
     def costs_of(self, levels: Levels) -> Floats:  # c x d -> c x q
         """All costs of policies."""
         return np.stack([cost.of_levels(levels) for cost in self.problem.costs], axis=-1)
 
-    def _refresh(self) -> None:
-        quality = self.problem.quality
-        self.reference_loss = -quality.sign * quality.reference
-        self.reference_costs = np.array([cost.info.reference for cost in self.problem.costs])
-        self._sampled = Envelope(self.paths.values, self.costs, self.reference_loss, self.reference_costs)
-        self._plain = Envelope(self.paths.mean[None], self.costs, self.reference_loss, self.reference_costs)
+    @cached_property
+    def _sampled(self) -> Envelope:
+        return Envelope(self.paths.values, self.costs, self.reference_loss, self.reference_costs)
+
+    @cached_property
+    def _plain(self) -> Envelope:
+        return Envelope(self.paths.mean[None], self.costs, self.reference_loss, self.reference_costs)
 
     def add(self, levels: Levels) -> None:  # p x d
         """Running policies: their losses are sampled."""
         if len(levels):
             self.paths.add(levels, self.rng)
             self.costs = np.concatenate([self.costs, self.costs_of(levels)])
-            self._refresh()
+            for envelope in ("_sampled", "_plain"):  # they are made when they are asked for, not before
+                self.__dict__.pop(envelope, None)
 
     def front(self) -> Levels:  # s x d
         """Observed policies that no other one beats by the posterior mean, each once."""
@@ -214,8 +217,9 @@ def replicate(improvement: Improvement, best: float) -> Levels | None:  # d
     if surrogate.data.exact or improvement.costs.shape[1] > 1:
         return None
     front = improvement.front()
-    mean, sd = surrogate.to_loss(*surrogate.posterior(front))
-    noise = surrogate.to_loss(surrogate.posterior(front)[0], np.full(len(front), surrogate.noise_sd))[1]
+    signal, spread = surrogate.posterior(front)
+    mean, sd = surrogate.to_loss(signal, spread)
+    noise = surrogate.to_loss(signal, np.full(len(front), surrogate.noise_sd))[1]
     cost = improvement.costs_of(front)[:, 0]
     order = np.argsort(cost, kind="stable")
     width = np.diff(np.r_[cost[order], improvement.reference_costs[0]])

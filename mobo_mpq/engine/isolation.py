@@ -7,28 +7,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
-import torch
 from botorch.exceptions.warnings import BotorchWarning
 from linear_operator.utils.warnings import NumericalWarning
 from threadpoolctl import ThreadpoolController
 
+from mobo_mpq.training import isolation as training_isolation
+
 
 @contextmanager
 def isolated(seed: int) -> Iterator[None]:
-    """One thread and a random state of its own for torch, both restored; no warnings about numerics.
+    """One thread, for NumPy's linear algebra too, and random states of its own, all restored; no numerical warnings.
 
     Threads would make sums, and so proposals, depend on the machine.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with _blas().limit(limits=1), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.simplefilter("ignore", BotorchWarning)
-            warnings.simplefilter("ignore", NumericalWarning)
-            torch.manual_seed(seed)
-            yield
-    finally:
-        torch.set_num_threads(threads)
+    with _blas().limit(limits=1), training_isolation.isolated(seed, threads=1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", BotorchWarning)
+        warnings.simplefilter("ignore", NumericalWarning)
+        yield
 
 
 @cache

@@ -61,8 +61,7 @@ class Paths:
         mean = self.surrogate.prior_mean(levels) + self._white @ whitened.T
         sd = np.sqrt(np.maximum(variance, LEAST_VARIANCE)) * self.surrogate.unit
         signal = mean * self.surrogate.unit + self.surrogate.shift
-        loss, spread = self.surrogate.to_loss(signal, sd)
-        return loss, spread
+        return self.surrogate.to_loss(signal, sd)
 
     def add(self, levels: Levels, rng: np.random.Generator) -> None:  # p x d
         """Further policies, with losses sampled jointly in every draw."""

@@ -191,10 +191,14 @@ class Surrogate:
         """Posterior mean of the signal, given the covariance with the observed policies."""
         return (self.prior_mean(levels) + rows @ self.weights) * self.unit + self.shift
 
+    @cached_property
+    def _explaining(self) -> Floats:  # n x n
+        values, vectors = self.eigen
+        return vectors / np.sqrt(values + self.noise)
+
     def sd_of(self, levels: Levels, rows: Floats) -> Floats:  # c x d, c x n -> c
         """Posterior standard deviation of the signal, likewise."""
-        values, vectors = self.eigen
-        explained = np.square(rows @ (vectors / np.sqrt(values + self.noise))).sum(-1)
+        explained = np.square(rows @ self._explaining).sum(-1)
         variance = np.maximum(self.prior_variance(levels) - explained, LEAST_VARIANCE)
         return np.asarray(np.sqrt(variance) * self.unit)
 
@@ -218,6 +222,10 @@ class Surrogate:
 
         The residual is left out.
         """
+        return self._additive_mean
+
+    @cached_property
+    def _additive_mean(self) -> Floats:  # d x levels
         return self._additive(self.weights, 1.0)
 
     def additive_draws(self, draws: int, rng: np.random.Generator) -> list[Floats]:  # draws of d x levels

@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from mobo_mpq.errors import InputError
+from mobo_mpq.errors import InputError, PolicyError
 from mobo_mpq.front import complete
 from mobo_mpq.objective import Measurement
 from mobo_mpq.policy import Policy
@@ -146,8 +146,10 @@ class Strategy(ABC):
     def is_of_space(self, policy: Policy | None) -> TypeGuard[Policy]:
         """Whether a policy is one of the space: asked of all trials again and again, so the answers are kept."""
         if policy is not None and policy not in self._levels_of_policy:
-            inside = policy in self.problem.space
-            self._levels_of_policy[policy] = self.problem.space.to_levels([policy])[0] if inside else None
+            try:
+                self._levels_of_policy[policy] = self.problem.space.to_levels([policy])[0]
+            except PolicyError:
+                self._levels_of_policy[policy] = None
         return policy is not None and self._levels_of_policy[policy] is not None
 
     def levels_of(self, policies: Iterable[Policy]) -> NDArray[np.intp]:  # n -> n x d
