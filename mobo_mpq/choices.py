@@ -39,7 +39,7 @@ def check_supported(
     if bits is None:
         return
     column = 0 if role == "weight" else 1
-    known = {pair[column] for layer in layers for pair in target.bit_pairs.get(layer.kind, frozenset())}
+    known = {pair[column] for layer in layers for pair in target.pairs_of(layer)}
     for number in sorted(bits - known):
         raise InputError(
             f"target '{target.name}' does not support {number} {role} bits; "
@@ -55,7 +55,7 @@ def layer_pairs(
     pin: tuple[int, int] | None,
 ) -> Pairs:
     """Legal (weight, activation) bits of one layer."""
-    supported = target.bit_pairs.get(layer.kind)
+    supported = target.pairs_of(layer)
     if not supported:
         raise InputError(
             f"target '{target.name}' does not run layers of kind '{layer.kind}', such as '{layer.name}'; "

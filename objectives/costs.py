@@ -20,14 +20,13 @@ def _energy(target: HardwareTarget, layers: Sequence[LayerSpec]) -> CostModel:
         able = ", ".join(name for name in target_names() if load_target(name).energy is not None)
         raise InputError(
             f"target '{target.name}' has no energy model, since its source gives none; choose a target that "
-            "has one "
-            f"({able}), or another objective ({', '.join(word for word in COSTS if word != 'energy')})"
+            f"has one ({able}), or another objective ({', '.join(word for word in COSTS if word != 'energy')})"
         )
     return target.energy
 
 
 def _size(target: HardwareTarget, layers: Sequence[LayerSpec]) -> CostModel:
-    return SizeModel(layers)
+    return SizeModel(layers, target.storage)
 
 
 def _bops(target: HardwareTarget, layers: Sequence[LayerSpec]) -> CostModel:

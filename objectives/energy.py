@@ -10,7 +10,7 @@ from typing import ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from mobo_mpq.layers import LayerSpec
-from mobo_mpq.objectives.bit_composable import BitComposable
+from mobo_mpq.objectives.formulas.bit_composable import BitComposable
 from mobo_mpq.objectives.latency import LatencyModel, Positive
 from mobo_mpq.policy import LayerBits
 
@@ -25,7 +25,7 @@ class EnergyFormula(BaseModel, ABC):
 
     @abstractmethod
     def joules(self, latency: LatencyModel, layer: LayerSpec, bits: LayerBits) -> float:
-        """Joules for one batch of the target, of a layer and bits that ``latency`` covers."""
+        """Joules for one batch of a layer that ``latency`` covers, at bits that the device computes with."""
 
 
 ENERGIES: dict[str, type[EnergyFormula]] = {}
@@ -64,8 +64,7 @@ class EnergyModel:
         Raises:
             InputError: for a kind of layer or bits that the target does not cover.
         """
-        self.latency.check(layer, bits)
-        return self.formula.joules(self.latency, layer, LayerBits(*bits))
+        return self.formula.joules(self.latency, layer, self.latency.check(layer, bits))
 
 
 @register_energy("active_power")

@@ -1,78 +1,25 @@
-"""Hardware targets: versioned TOML documents in which every number has a source.
-
-::
-
-    schema = 1
-    name = "my-board"
-    description = "one sentence"
-    clock_hz = 480e6
-
-    [[bit_pairs]]                       # what a search may choose
-    kinds = ["conv", "depthwise", "linear"]
-    weight = [2, 4, 8]
-    activation = [8]
-
-    [latency]
-    model = "mac_rate"                  # a registered formula; its numbers follow
-    macs_per_cycle = { "2/8" = 2.5, "4/8" = 2.3, "8/8" = 2.1 }
-
-    [sources]                           # field, or the table that holds it -> where its numbers come from
-    clock_hz = "measured: ..."
-    bit_pairs = "published: ..."
-    "latency.macs_per_cycle" = "measured: ..."
-"""
+"""Hardware targets: loaded from the documents that :mod:`mobo_mpq.objectives.target_document` describes."""
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from importlib.resources import files
-from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
-# Importing a module of formulas registers them.
-import mobo_mpq.objectives.bit_serial
-import mobo_mpq.objectives.mac_rate  # noqa: F401
+import mobo_mpq.objectives.formulas  # noqa: F401 - registers them
 from mobo_mpq.errors import InputError, UnknownName
-from mobo_mpq.hardware import HardwareTarget
+from mobo_mpq.hardware import CostModel, HardwareTarget, Pair, Storage, Unpriced
 from mobo_mpq.layers import OpKind
 from mobo_mpq.objectives.energy import ENERGIES, EnergyModel
-from mobo_mpq.objectives.latency import FORMULAS, Count, LatencyModel, Positive
+from mobo_mpq.objectives.latency import FORMULAS, LatencyFormula, LatencyModel
+from mobo_mpq.objectives.target_document import SCHEMA, TargetDocument, numbers
 from mobo_mpq.policy import LayerBits
 
-SCHEMA = 1
-
-Text = Annotated[str, Field(min_length=1)]
 M = TypeVar("M", bound=BaseModel)
-
-
-class BitPairs(BaseModel):
-    """Every combination of these weight and activation bits, for these kinds of layers."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    kinds: list[OpKind] = Field(min_length=1)
-    weight: list[Count] = Field(min_length=1)
-    activation: list[Count] = Field(min_length=1)
-
-
-class TargetDocument(BaseModel):
-    """The document, but for the numbers of its formulas, which the formulas check themselves."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    schema_: Any = Field(alias="schema")
-    name: Text
-    description: Text
-    clock_hz: Positive
-    batch: Count = 1
-    bit_pairs: list[BitPairs] = Field(min_length=1)
-    latency: dict[str, Any]
-    energy: dict[str, Any] | None = None
-    sources: dict[str, Text]
 
 
 def target_names() -> list[str]:
@@ -91,7 +38,7 @@ def load_target(name_or_path: str | Path) -> HardwareTarget:
     text = str(name_or_path)
     if text in target_names():
         document = files("mobo_mpq.objectives.targets") / f"{text}.toml"
-        return _parse(document.read_text(encoding="utf-8"), f"{text}.toml")
+        return _parse(document.read_text(encoding="utf-8"), f"{text}.toml", Path())
     path = Path(text).expanduser()
     if path.suffix == ".csv":
         raise InputError(
@@ -101,24 +48,25 @@ def load_target(name_or_path: str | Path) -> HardwareTarget:
     if path.suffix != ".toml":
         raise UnknownName("target", text, target_names(), "A target of your own is the path of a .toml document.")
     try:
-        return _parse(path.read_text(encoding="utf-8"), text)
+        content = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"target '{text}' cannot be read ({error}); expected the path of a .toml document") from None
+    return _parse(content, text, path.parent)
 
 
-def _parse(text: str, file: str) -> HardwareTarget:
+def _parse(text: str, file: str, folder: Path) -> HardwareTarget:
+    """Read a document; the formulas find files that it names from its ``folder``."""
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"target document '{file}' is not TOML: {error}; correct that line") from None
     if raw.get("schema") != SCHEMA:
         raise InputError(
-            f"target document '{file}': field 'schema' is {raw.get('schema')!r}; this version reads schema "
-            f"{SCHEMA}: "
-            f"write schema = {SCHEMA} at the top of the document"
+            f"target document '{file}': field 'schema' is {raw.get('schema')!r}; this version reads schema {SCHEMA}: "
+            f"write schema = {SCHEMA} at the top of the document, or install the version that it was written for"
         )
     document = _validated(TargetDocument, raw, file)
-    latency = _latency(document, file)
+    latency = _latency(document, file, folder)
     target = HardwareTarget(
         name=document.name,
         bit_pairs=_bit_pairs(document, latency, file),
@@ -129,14 +77,16 @@ def _parse(text: str, file: str) -> HardwareTarget:
         sources=dict(document.sources),
         description=document.description,
         schema=SCHEMA,
+        carriers=_carriers(document, file),
+        storage=Storage(tuple(sorted(document.size.containers)), document.size.bytes_per_channel),
     )
     _check_sources(raw, document.sources, file)
     return target
 
 
-def _validated(model: type[M], raw: Mapping[str, Any], file: str, table: str = "") -> M:
+def _validated(model: type[M], raw: Mapping[str, Any], file: str, table: str = "", folder: Path = Path()) -> M:
     try:
-        return model.model_validate(raw)
+        return model.model_validate(raw, context={"folder": folder})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in ([table] if table else []) + list(first["loc"]))
@@ -146,68 +96,97 @@ def _validated(model: type[M], raw: Mapping[str, Any], file: str, table: str = "
         ) from None
 
 
-def _formula(known: Mapping[str, type[M]], raw: Mapping[str, Any], file: str, table: str) -> M:
+def _formula(known: Mapping[str, type[M]], raw: Mapping[str, Any], file: str, table: str, folder: Path) -> M:
     """The formula that a table names, with the numbers of that table."""
     name = raw.get("model")
     if name is None:
         raise InputError(f"target document '{file}': field '{table}.model' is missing; known: {', '.join(known)}")
     if name not in known:
         raise UnknownName(f"{table} model", str(name), known, f"Field '{table}.model' of target document '{file}'.")
-    return _validated(known[name], {key: value for key, value in raw.items() if key != "model"}, file, table)
+    own = {key: value for key, value in raw.items() if key != "model"}
+    return _validated(known[name], own, file, table, folder)
 
 
-def _latency(document: TargetDocument, file: str) -> LatencyModel:
-    formula = _formula(FORMULAS, document.latency, file, "latency")
-    return LatencyModel(document.name, formula, document.clock_hz, document.batch)
+def _latency(document: TargetDocument, file: str, folder: Path) -> LatencyModel | Unpriced:
+    if document.latency is None:
+        return Unpriced(document.name)
+    formula = _formula(FORMULAS, document.latency, file, "latency", folder)
+    if formula.needs_clock and document.clock_hz is None:
+        raise InputError(
+            f"target document '{file}': field 'clock_hz' is missing; latency model '{document.latency['model']}' gives "
+            "cycles, which only a clock turns into seconds"
+        )
+    return LatencyModel(document.name, formula, document.clock_hz, document.batch, _carriers(document, file))
 
 
-def _energy(document: TargetDocument, latency: LatencyModel, file: str) -> EnergyModel | None:
+def _energy(document: TargetDocument, latency: CostModel, file: str) -> EnergyModel | None:
     if document.energy is None:
         return None
-    formula = _formula(ENERGIES, document.energy, file, "energy")
+    if not isinstance(latency, LatencyModel):
+        raise InputError(f"target document '{file}': field 'energy' has no [latency] to stand on; add that table")
+    formula = _formula(ENERGIES, document.energy, file, "energy", Path())
     if not isinstance(latency.formula, formula.stands_on):
+        assert document.latency is not None
         raise InputError(
-            f"target document '{file}': field 'energy.model' is '{document.energy['model']}', which cannot "
-            "stand on "
-            f"latency model '{document.latency['model']}'; use 'active_power', or the latency model of that "
-            "name"
+            f"target document '{file}': field 'energy.model' is '{document.energy['model']}', which cannot stand on "
+            f"latency model '{document.latency['model']}'; use 'active_power', or the latency model of that name"
         )
     return EnergyModel(formula, latency)
 
 
-def _bit_pairs(document: TargetDocument, latency: LatencyModel, file: str) -> dict[OpKind, frozenset[tuple[int, int]]]:
-    """Kind -> pairs; each must have a latency, or a search would fail in its middle."""
-    pairs: dict[OpKind, frozenset[tuple[int, int]]] = {}
-    for index, entry in enumerate(document.bit_pairs):
-        choices = frozenset(product(entry.weight, entry.activation))
+def _carriers(document: TargetDocument, file: str) -> dict[OpKind, dict[Pair, Pair]]:
+    """Kind -> pairs that another pair carries; that one must be native."""
+    native: dict[OpKind, set[Pair]] = {}
+    for entry in document.bit_pairs:
         for kind in entry.kinds:
-            if kind not in latency.formula.kinds:
+            native.setdefault(kind, set()).update(entry.pairs if entry.carrier is None else ())
+    carriers: dict[OpKind, dict[Pair, Pair]] = {}
+    for index, entry in enumerate(document.bit_pairs):
+        for kind in entry.kinds if entry.carrier is not None else ():
+            if entry.carrier not in native[kind]:
                 raise InputError(
-                    f"target document '{file}': field 'bit_pairs.{index}.kinds' has '{kind}', which latency "
-                    "model "
-                    f"'{document.latency['model']}' cannot price; remove it"
+                    f"target document '{file}': field 'bit_pairs.{index}.carrier' is {entry.carrier}, which '{kind}' "
+                    "layers do not compute with themselves; name a pair of an entry without a carrier"
                 )
-            pairs[kind] = pairs.get(kind, frozenset()) | choices
-        for weight, activation in sorted(choices):
-            if not latency.formula.covers(LayerBits(weight, activation)):
-                raise InputError(
-                    f"target document '{file}': field 'bit_pairs.{index}' allows {weight} weight and "
-                    f"{activation} "
-                    f"activation bits, which have no latency; it covers {latency.formula.coverage}: remove "
-                    "the pair"
-                )
+            carriers.setdefault(kind, {}).update(dict.fromkeys(sorted(entry.pairs - native[kind]), entry.carrier))
+    return carriers
+
+
+def _bit_pairs(document: TargetDocument, latency: CostModel, file: str) -> dict[OpKind, frozenset[Pair]]:
+    """Kind -> pairs; each must have a latency, or a search would fail in its middle."""
+    pairs: dict[OpKind, frozenset[Pair]] = {}
+    for index, entry in enumerate(document.bit_pairs):
+        for kind in entry.kinds:
+            pairs[kind] = pairs.get(kind, frozenset()) | entry.pairs
+            if isinstance(latency, LatencyModel):
+                native = entry.pairs if entry.carrier is None else ()
+                _check_priced(latency.formula, kind, native, f"target document '{file}': field 'bit_pairs.{index}")
     return pairs
+
+
+def _check_priced(formula: LatencyFormula, kind: OpKind, pairs: Iterable[Pair], where: str) -> None:
+    if kind not in formula.kinds:
+        raise InputError(f"{where}.kinds' has '{kind}', which latency model '{_name(formula)}' cannot price; remove it")
+    for weight, activation in sorted(pairs):
+        if not formula.covers(kind, LayerBits(weight, activation)):
+            raise InputError(
+                f"{where}' allows {weight} weight and {activation} activation bits, which have no latency; it covers "
+                f"{formula.coverage}: remove the pair"
+            )
+
+
+def _name(formula: LatencyFormula) -> str:
+    return next(name for name, known in FORMULAS.items() if type(formula) is known)
 
 
 def _check_sources(raw: Mapping[str, Any], sources: Mapping[str, str], file: str) -> None:
     """Refuse a number without a source, and a source without a number."""
     used: set[str] = set()
-    for path in _numbers({key: value for key, value in raw.items() if key not in ("schema", "sources")}):
+    for path in numbers({key: value for key, value in raw.items() if key not in ("schema", "sources")}):
         covering = [source for source in (".".join(path[:n]) for n in range(len(path), 0, -1)) if source in sources]
         if not covering:
             raise InputError(
-                f"target document '{file}': field '{'.'.join(path)}' has no source; say in [sources], under "
-                "that name "
+                f"target document '{file}': field '{'.'.join(path)}' has no source; say in [sources], under that name "
                 "or the name of the table that holds it, where its number comes from"
             )
         used.update(covering)
@@ -215,15 +194,3 @@ def _check_sources(raw: Mapping[str, Any], sources: Mapping[str, str], file: str
         raise InputError(
             f"target document '{file}': field 'sources.{stale}' is the source of no number; correct or remove it"
         )
-
-
-def _numbers(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Paths of all numbers in a document; the items of a list share the path of the list."""
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _numbers(item, (*path, key))
-    elif isinstance(value, Sequence) and not isinstance(value, str):
-        for item in value:
-            yield from _numbers(item, path)
-    elif isinstance(value, int | float):
-        yield path

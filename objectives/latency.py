@@ -1,4 +1,4 @@
-"""Latency of one layer: a formula gives cycles, a clock turns them into seconds.
+"""Latency of one layer: what formulas are, and how a target's documents call them.
 
 A formula is registered by the name that target documents call it by, so a new one is one class in one file.
 """
@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Annotated, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from mobo_mpq.errors import InputError
+from mobo_mpq.hardware import Pair
 from mobo_mpq.layers import LayerSpec, OpKind
 from mobo_mpq.policy import LayerBits
 
@@ -24,12 +26,15 @@ WEIGHTED = frozenset({OpKind.CONV, OpKind.DEPTHWISE, OpKind.LINEAR})
 
 
 class LatencyFormula(BaseModel, ABC):
-    """Cycles of one layer; its fields are the numbers of a target document's ``[latency]`` table."""
+    """Seconds of one layer; its fields are the numbers of a target document's ``[latency]`` table."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kinds: ClassVar[frozenset[OpKind]] = WEIGHTED
     """Kinds of layers that the formula knows."""
+
+    needs_clock: ClassVar[bool] = False
+    """Whether a document has to have ``clock_hz``."""
 
     @property
     @abstractmethod
@@ -37,12 +42,34 @@ class LatencyFormula(BaseModel, ABC):
         """The covered bit pairs, in words, for messages."""
 
     @abstractmethod
-    def covers(self, bits: LayerBits) -> bool:
-        """Whether the formula holds at these bits."""
+    def covers(self, kind: OpKind, bits: LayerBits) -> bool:
+        """Whether the formula holds at these bits, for layers of a known kind."""
+
+    def refusal(self, layer: LayerSpec, bits: LayerBits) -> str | None:
+        """Why this layer of a known kind cannot be priced at these bits: what is covered instead; ``None`` if it can.
+
+        For formulas that look at more than the kind; they refuse no pair of :meth:`covers` for every layer.
+        """
+        return None if self.covers(layer.kind, bits) else f"it covers {self.coverage}"
+
+    @abstractmethod
+    def seconds(self, layer: LayerSpec, bits: LayerBits, batch: int, clock_hz: float | None) -> float:
+        """Seconds for ``batch`` inferences of one layer, at bits that are covered."""
+
+
+class CycleFormula(LatencyFormula):
+    """A formula that gives cycles, which a clock turns into seconds."""
+
+    needs_clock: ClassVar[bool] = True
 
     @abstractmethod
     def cycles(self, layer: LayerSpec, bits: LayerBits, batch: int) -> float:
-        """Cycles for ``batch`` inferences of one layer of a known kind, at bits that are covered."""
+        """Cycles for ``batch`` inferences of one layer, at bits that are covered."""
+
+    def seconds(self, layer: LayerSpec, bits: LayerBits, batch: int, clock_hz: float | None) -> float:
+        """Seconds for ``batch`` inferences."""
+        assert clock_hz is not None  # documents without one are refused
+        return self.cycles(layer, bits, batch) / clock_hz
 
 
 FORMULAS: dict[str, type[LatencyFormula]] = {}
@@ -67,20 +94,26 @@ class LatencyModel:
 
     Attributes:
         target: the device's name, for messages.
-        formula: gives cycles.
-        clock_hz: turns cycles into seconds.
+        formula: gives seconds.
+        clock_hz: turns cycles into seconds, where the formula needs one.
         batch: inferences that one cost refers to.
+        carriers: kind -> pairs that run as another, wider pair: they cost what that one costs, and are only smaller.
     """
 
     target: str
     formula: LatencyFormula
-    clock_hz: float
+    clock_hz: float | None = None
     batch: int = 1
+    carriers: Mapping[OpKind, Mapping[Pair, Pair]] = field(default_factory=dict)
     name: str = field(default="latency_s", init=False)
     unit: str = field(default="s", init=False)
 
-    def check(self, layer: LayerSpec, bits: LayerBits) -> None:
-        """Refuse what the formula does not cover.
+    def carrier(self, layer: LayerSpec, bits: LayerBits) -> LayerBits:
+        """The pair that the device computes with: the same, or the one that carries it."""
+        return LayerBits(*self.carriers.get(layer.kind, {}).get((bits[0], bits[1]), bits))
+
+    def check(self, layer: LayerSpec, bits: LayerBits) -> LayerBits:
+        """Refuse what the formula does not cover, and return the pair that the device computes with.
 
         Raises:
             InputError: naming the target, the layer, and its kind or bits.
@@ -88,16 +121,17 @@ class LatencyModel:
         if layer.kind not in self.formula.kinds:
             known = ", ".join(sorted(self.formula.kinds))
             raise InputError(
-                f"target '{self.target}' cannot price layer '{layer.name}' of kind '{layer.kind}'; it knows "
-                f"{known}: "
+                f"target '{self.target}' cannot price layer '{layer.name}' of kind '{layer.kind}'; it knows {known}: "
                 "leave the layer in float, or choose another target ('mobo-mpq targets' lists them)"
             )
-        if not self.formula.covers(bits):
+        carrier = self.carrier(layer, bits)
+        refusal = self.formula.refusal(layer, carrier)
+        if refusal is not None:
             raise InputError(
-                f"target '{self.target}' has no cost for layer '{layer.name}' at {bits[0]} weight and "
-                f"{bits[1]} "
-                f"activation bits; it covers {self.formula.coverage}: choose among those, or another target"
+                f"target '{self.target}' has no cost for layer '{layer.name}' at {bits[0]} weight and {bits[1]} "
+                f"activation bits; {refusal}: choose among those, or another target"
             )
+        return carrier
 
     def layer_cost(self, layer: LayerSpec, bits: LayerBits) -> float:
         """Seconds for one batch.
@@ -105,8 +139,7 @@ class LatencyModel:
         Raises:
             InputError: for a kind of layer or bits that the formula does not cover.
         """
-        self.check(layer, bits)
-        return self.formula.cycles(layer, LayerBits(*bits), self.batch) / self.clock_hz
+        return self.formula.seconds(layer, self.check(layer, bits), self.batch, self.clock_hz)
 
 
 @dataclass(frozen=True)
@@ -132,6 +165,7 @@ class Geometry:
     inputs: int
 
     @classmethod
+    @lru_cache(maxsize=4096)
     def of(cls, layer: LayerSpec) -> Geometry:
         """Read off a layer that has a weight."""
         space = layer.output_shape[:-1] if layer.kind is OpKind.LINEAR else layer.output_shape[1:]

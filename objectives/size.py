@@ -5,23 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from mobo_mpq.hardware import Storage
 from mobo_mpq.layers import LayerSpec
 from mobo_mpq.policy import LayerBits
 
 
 @dataclass
 class SizeModel:
-    """Bytes of the weights, packed without gaps: ``num_weights * bits / 8``.
+    """Bytes of the weights: ``num_weights * bits / 8`` when they are packed without gaps, as they are by default.
 
-    Biases, scales and layers that stay in float are the same for every policy, and are not counted. A weight
+    Layers that stay in float are the same for every policy, and are not counted; biases and scales only where the
+    device's ``storage`` says how large they are. A weight
     that several layers read (one ``weight_group``, or two calls of one module) is stored once: the first of
     them, in the order of ``layers``, pays for all, and the others cost 0.
 
     Args:
         layers: the network's.
+        storage: of the device: containers that bits are rounded up to, and bytes of each channel's scale and bias.
     """
 
     layers: Sequence[LayerSpec]
+    storage: Storage = Storage()
     name: str = field(default="size_bytes", init=False)
     unit: str = field(default="byte", init=False)
 
@@ -33,7 +37,11 @@ class SizeModel:
 
     def layer_cost(self, layer: LayerSpec, bits: LayerBits) -> float:
         """Bytes of one layer's weight; 0 where an earlier layer holds it."""
-        return 0.0 if layer.name in self._free else layer.num_weights * bits[0] / 8
+        if layer.name in self._free:
+            return 0.0
+        stored = next((width for width in self.storage.containers if width >= bits[0]), bits[0])
+        channels = layer.weight_shape[0] if layer.weight_shape else 0
+        return layer.num_weights * stored / 8 + channels * self.storage.bytes_per_channel
 
 
 @dataclass

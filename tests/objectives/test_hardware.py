@@ -9,6 +9,7 @@ import tomli_w
 from mobo_mpq.errors import InputError, UnknownName
 from mobo_mpq.hardware import HardwareTarget
 from mobo_mpq.layers import LayerSpec, OpKind
+from mobo_mpq.objectives.costs import cost_model
 from mobo_mpq.objectives.hardware import load_target, target_names
 from mobo_mpq.policy import LayerBits
 
@@ -76,7 +77,7 @@ def test_a_source_of_a_whole_table_covers_its_numbers(tmp_path):
     ("change", "words"),
     [
         ({"schema": 2}, "field 'schema' is 2; this version reads schema 1"),
-        ({"clock_hz": None}, "field 'clock_hz': Field required"),
+        ({"clock_hz": None}, "field 'clock_hz' is missing; latency model 'mac_rate' gives cycles"),
         ({"clock_hz": "fast"}, "field 'clock_hz': Input should be a valid number"),
         ({"clock_hz": -1.0}, "field 'clock_hz': Input should be greater than 0"),
         ({"clock_hz": float("inf")}, "field 'clock_hz': Input should be a finite number"),
@@ -98,6 +99,20 @@ def test_a_source_of_a_whole_table_covers_its_numbers(tmp_path):
             {"bit_pairs": [{"kinds": ["matmul"], "weight": [8], "activation": [8]}]},
             "field 'bit_pairs.0.kinds' has 'matmul', which latency model 'mac_rate' cannot price",
         ),
+        (
+            {"bit_pairs": [{"kinds": ["conv"], "weight": [8], "activation": [8], "carrier": [4, 8]}]},
+            "field 'bit_pairs.0': carrier 4/8 is narrower than what it carries; expected at least 8/8",
+        ),
+        (
+            {"bit_pairs": [{"kinds": ["conv"], "weight": [3], "activation": [8], "carrier": [8, 8]}]},
+            "field 'bit_pairs.0.carrier' is (8, 8), which 'conv' layers do not compute with themselves",
+        ),
+        ({"size": {"containers": [0]}}, "field 'size.containers.0': Input should be greater than 0"),
+        (
+            {"size": {"bytes_per_channel": -1.0}},
+            "field 'size.bytes_per_channel': Input should be greater",
+        ),
+        ({"latency": None}, "field 'energy' has no [latency] to stand on; add that table"),
         ({"sources": {**document("mpic")["sources"], "batch": "x"}}, "'sources.batch' is the source of no number"),
     ],
 )
@@ -133,3 +148,50 @@ def test_a_table_is_not_read_yet():
 def test_unknown_target():
     with pytest.raises(UnknownName, match="unknown target 'mpik'; known: bismo-cloud, .* Did you mean 'mpic'"):
         load_target("mpik")
+
+
+def written(tmp_path, **change) -> HardwareTarget:
+    content = {key: value for key, value in {**document("mpic"), **change}.items() if value is not None}
+    path = tmp_path / "board.toml"
+    path.write_text(tomli_w.dumps(content))
+    return load_target(path)
+
+
+def with_sources(**more: str) -> dict:
+    return {"sources": {**document("mpic")["sources"], **more}}
+
+
+def test_carried_bits_cost_what_their_carrier_costs(tmp_path):
+    pairs = [
+        *document("mpic")["bit_pairs"],
+        {"kinds": ["conv"], "weight": [3, 4], "activation": [8], "carrier": [8, 8]},
+    ]
+    target = written(tmp_path, bit_pairs=pairs)
+    layer = LayerSpec("c", OpKind.CONV, (8, 8, 3, 3), (8, 6, 6), (8, 6, 6))
+    assert target.carriers == {OpKind.CONV: {(3, 8): (8, 8)}}  # 4/8 has a kernel of its own
+    for model in (target.latency, target.energy):
+        assert model.layer_cost(layer, LayerBits(3, 8)) == model.layer_cost(layer, LayerBits(8, 8))
+        assert model.layer_cost(layer, LayerBits(4, 8)) < model.layer_cost(layer, LayerBits(8, 8))
+    assert (3, 8) in target.pairs_of(layer)
+    linear = LayerSpec("l", OpKind.LINEAR, (8, 8), (8,), (8,))
+    assert (3, 8) not in target.pairs_of(linear)
+
+
+def test_containers_and_channels_make_weights_larger(tmp_path):
+    target = written(
+        tmp_path, size={"containers": [8, 4], "bytes_per_channel": 8.0}, **with_sources(size="derived: a test")
+    )
+    layer = LayerSpec("c", OpKind.CONV, (16, 8, 3, 3), (8, 6, 6), (16, 6, 6))
+    sizes = [cost_model("size", target, [layer]).layer_cost(layer, LayerBits(bits, 8)) for bits in (2, 4, 5, 8, 32)]
+    assert sizes == [576 + 128, 576 + 128, 1152 + 128, 1152 + 128, 4608 + 128]
+    assert cost_model("size", load_target("mpic"), [layer]).layer_cost(layer, LayerBits(5, 8)) == 720
+
+
+def test_a_device_without_a_formula_says_what_to_do(tmp_path):
+    sources = {"sources": {"bit_pairs": "published: a test"}}
+    target = written(tmp_path, latency=None, energy=None, clock_hz=None, **sources)
+    layer = LayerSpec("c", OpKind.CONV, (8, 8, 3, 3), (8, 6, 6), (8, 6, 6))
+    assert (2, 4) in target.pairs_of(layer)
+    with pytest.raises(InputError, match="target 'mpic' has no latency: nobody has published .*'mobo-mpq profile"):
+        target.latency.layer_cost(layer, LayerBits(8, 8))
+    assert cost_model("size", target, [layer]).layer_cost(layer, LayerBits(4, 8)) == 288

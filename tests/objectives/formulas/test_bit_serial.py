@@ -23,7 +23,7 @@ def cycles(layer: LayerSpec, weight: int, activation: int) -> float:
 
 def table() -> list[tuple[str, LayerSpec, int, int, int]]:
     rows = []
-    with (Path(__file__).parents[1] / "data" / "haq_bit_serial_cycles_layers0to26.csv").open() as file:
+    with (Path(__file__).parents[2] / "data" / "haq_bit_serial_cycles_layers0to26.csv").open() as file:
         for row in csv.DictReader(file):
             cin, cout, size, hw, groups = (int(row[k]) for k in ("cin", "cout", "ksize", "out_hw", "groups"))
             kind = OpKind.DEPTHWISE if row["kind"] == "dw" else OpKind.CONV

@@ -7,7 +7,7 @@ import pytest
 
 from mobo_mpq.errors import InputError
 from mobo_mpq.layers import LayerSpec, OpKind
-from mobo_mpq.objectives.bit_composable import BitComposable
+from mobo_mpq.objectives.formulas.bit_composable import BitComposable
 from mobo_mpq.objectives.hardware import load_target
 from mobo_mpq.policy import LayerBits
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from math import ceil
 
-from mobo_mpq.layers import LayerSpec
-from mobo_mpq.objectives.latency import Count, Geometry, LatencyFormula, Positive, register_latency
+from mobo_mpq.layers import LayerSpec, OpKind
+from mobo_mpq.objectives.latency import Count, CycleFormula, Geometry, Positive, register_latency
 from mobo_mpq.policy import LayerBits
 
 
 @register_latency("bit_composable")
-class BitComposable(LatencyFormula):
+class BitComposable(CycleFormula):
     """The slower of computing and moving data to and from DRAM, which overlap.
 
     Bit Fusion (Sharma et al., ISCA 2018). The compute cycles are those of its published simulator, exactly. Its
@@ -44,7 +44,7 @@ class BitComposable(LatencyFormula):
         """The covered bits, in words."""
         return f"1 to {self.unit_bits} bits"
 
-    def covers(self, bits: LayerBits) -> bool:
+    def covers(self, kind: OpKind, bits: LayerBits) -> bool:
         """Whether both operands fit into a fusion unit."""
         return all(1 <= width <= self.unit_bits for width in bits)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import ceil
 
 from mobo_mpq.layers import LayerSpec, OpKind
-from mobo_mpq.objectives.latency import Count, Geometry, LatencyFormula, register_latency
+from mobo_mpq.objectives.latency import Count, CycleFormula, Geometry, register_latency
 from mobo_mpq.policy import LayerBits
 
 WINDOW = 16
@@ -13,7 +13,7 @@ WINDOW = 16
 
 
 @register_latency("bit_serial")
-class BitSerial(LatencyFormula):
+class BitSerial(CycleFormula):
     """The slowest of computing, streaming activations, and streaming weights, in cycles.
 
     BISMO (Umuroglu et al., FPL 2018): ``rows x columns`` dot-product units, each taking ``dot_bits`` bits of
@@ -39,7 +39,7 @@ class BitSerial(LatencyFormula):
         """The covered bits, in words."""
         return f"1 to {self.max_bits} bits"
 
-    def covers(self, bits: LayerBits) -> bool:
+    def covers(self, kind: OpKind, bits: LayerBits) -> bool:
         """Whether both operands are of 1 to ``max_bits`` bits."""
         return all(1 <= width <= self.max_bits for width in bits)
 

@@ -6,13 +6,13 @@ import re
 
 from pydantic import Field, field_validator
 
-from mobo_mpq.layers import LayerSpec
-from mobo_mpq.objectives.latency import LatencyFormula, Positive, register_latency
+from mobo_mpq.layers import LayerSpec, OpKind
+from mobo_mpq.objectives.latency import CycleFormula, Positive, register_latency
 from mobo_mpq.policy import LayerBits
 
 
 @register_latency("mac_rate")
-class MacRate(LatencyFormula):
+class MacRate(CycleFormula):
     """``cycles = batch * MACs / rate[weight bits / activation bits]``.
 
     The form in which PLiNIO models MPIC, a RISC-V core with mixed-precision dot products (Ottavi et al.,
@@ -38,7 +38,7 @@ class MacRate(LatencyFormula):
         """The pairs of the table, in words."""
         return f"{', '.join(self.macs_per_cycle)} (weight/activation)"
 
-    def covers(self, bits: LayerBits) -> bool:
+    def covers(self, kind: OpKind, bits: LayerBits) -> bool:
         """Whether the table has the pair."""
         return f"{bits[0]}/{bits[1]}" in self.macs_per_cycle
 

@@ -15,7 +15,7 @@ KINDS = {"conv": OpKind.CONV, "dw": OpKind.DEPTHWISE, "fc": OpKind.LINEAR}
 
 def published() -> list[tuple[LayerSpec, LayerBits, float]]:
     rows = []
-    with (Path(__file__).parents[1] / "data" / "mcu_reference_cycles.csv").open() as file:
+    with (Path(__file__).parents[2] / "data" / "mcu_reference_cycles.csv").open() as file:
         for row in csv.DictReader(file):
             if row["model"] != "mpic":
                 continue
