@@ -22,10 +22,10 @@ from botorch.optim import optimize_acqf_discrete_local_search
 from botorch.optim.optimize_mixed import optimize_acqf_mixed_alternating
 from botorch.sampling import SobolQMCNormalSampler
 from gpytorch.mlls import SumMarginalLogLikelihood
-from numpy.typing import NDArray
 from optuna.samplers import BaseSampler, GPSampler
 from torch import Tensor
 
+from mobo_mpq.arrays import Levels
 from mobo_mpq.policy import Policy
 from mobo_mpq.problem import Problem
 from mobo_mpq.strategies.base import Strategy
@@ -36,8 +36,6 @@ from mobo_mpq.trial import Proposal, Trial, TrialState
 
 if TYPE_CHECKING:
     from ax.api.client import Client
-
-Levels = NDArray[np.intp]
 
 
 class QLogNehvi(Strategy):

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mobo_mpq.arrays import Floats
 from mobo_mpq.objective import Direction, Measurement, ObjectiveInfo
 from mobo_mpq.pareto import hypervolume
 from mobo_mpq.policy import Policy
 from mobo_mpq.problem import Problem
 
-Floats = NDArray[np.float64]
 Bits = NDArray[np.int64]
 
 BITS = np.arange(2, 9)

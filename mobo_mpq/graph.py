@@ -19,6 +19,7 @@ from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
 from mobo_mpq.dataflow import aten, op, value
+from mobo_mpq.digests import add_tensor
 from mobo_mpq.errors import InputError
 from mobo_mpq.folding import fold_batch_norms
 from mobo_mpq.layers import LayerSpec
@@ -174,11 +175,8 @@ def model_digest(model: nn.Module) -> str:
     """SHA-256 over names, types, shapes and bytes of a module's state."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        if not isinstance(tensor, Tensor):
-            continue
-        plain = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}\n".encode())
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
+        if isinstance(tensor, Tensor):
+            add_tensor(digest, tensor, name)
     return digest.hexdigest()
 
 

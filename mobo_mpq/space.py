@@ -16,14 +16,13 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from mobo_mpq.arrays import Levels
 from mobo_mpq.choices import ROLES, Pairs, Role, Variable, check_supported, decide, layer_pairs, merge
 from mobo_mpq.counting import count
 from mobo_mpq.errors import InputError, PolicyError, UnknownName
 from mobo_mpq.hardware import HardwareTarget
 from mobo_mpq.layers import LayerSpec
 from mobo_mpq.policy import LayerBits, Policy
-
-Levels = NDArray[np.intp]
 
 _LARGEST_GRID = 2**20
 _MOST_BITS = 64

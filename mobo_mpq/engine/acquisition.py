@@ -23,14 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
+from mobo_mpq.arrays import Floats, Levels
 from mobo_mpq.engine.lattice import Candidates
 from mobo_mpq.engine.paths import Paths
 from mobo_mpq.engine.surrogate import Surrogate
 from mobo_mpq.pareto import non_dominated
 from mobo_mpq.problem import Problem
-
-Levels = NDArray[np.intp]
-Floats = NDArray[np.float64]
 
 EXACT = 2**15
 """Up to so many candidates times observations, all candidates are screened by the exact posterior."""

@@ -7,12 +7,11 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
+from mobo_mpq.arrays import Levels
 from mobo_mpq.engine.features import padded, variable_losses
 from mobo_mpq.engine.sweep import Sweep, sweep_weights
 from mobo_mpq.policy import Policy
 from mobo_mpq.problem import Problem
-
-Levels = NDArray[np.intp]
 
 SWEPT = 600
 """Weights between loss and costs for which the front of the sensitivities is computed."""

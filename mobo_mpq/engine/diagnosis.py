@@ -6,15 +6,13 @@ import math
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from mobo_mpq.arrays import Floats
 from mobo_mpq.engine.learning import Learner, Observed
 from mobo_mpq.engine.observations import Link
 from mobo_mpq.engine.surrogate import Surrogate
 from mobo_mpq.objective import Measurement, ObjectiveInfo
-
-Floats = NDArray[np.float64]
 
 DIVERGENCE = "divergence"
 """The model's name where it is not that of the quality itself."""

@@ -21,16 +21,14 @@ from gpytorch.mlls import ExactMarginalLogLikelihood
 from gpytorch.priors import LogNormalPrior
 from linear_operator.utils.errors import NotPSDError
 from linear_operator.utils.warnings import NumericalWarning
-from numpy.typing import NDArray
 from torch import Tensor
 
+from mobo_mpq.arrays import Floats, Levels
 from mobo_mpq.engine.features import Features
 from mobo_mpq.engine.kernel import Sensitivities, StructuredKernel, StructuredMean
 from mobo_mpq.engine.likelihood import NegativeLogPosterior
 from mobo_mpq.engine.squeeze import Squeeze
 
-Levels = NDArray[np.intp]
-Floats = NDArray[np.float64]
 State = Mapping[str, Tensor]
 
 MAX_ITERATIONS = 40

@@ -8,11 +8,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mobo_mpq.arrays import Floats, Levels
 from mobo_mpq.problem import Problem
 from mobo_mpq.seeding import rng as stream
-
-Levels = NDArray[np.intp]
-Floats = NDArray[np.float64]
 
 STARTS = 4
 MAX_ROUNDS = 2

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mobo_mpq.arrays import Floats, Levels
 from mobo_mpq.engine.fitting import Data
-
-Levels = NDArray[np.intp]
-Floats = NDArray[np.float64]
 
 POWERS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)
 _LEAST_LINKED = 6

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
+from mobo_mpq.arrays import Floats, Levels
 from mobo_mpq.engine.surrogate import LEAST_VARIANCE, Surrogate
-
-Levels = NDArray[np.intp]
-Floats = NDArray[np.float64]
 
 
 class Paths:

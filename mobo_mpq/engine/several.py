@@ -13,14 +13,12 @@ from botorch.sampling.normal import SobolQMCNormalSampler
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mobo_mpq.arrays import Floats, Levels
 from mobo_mpq.engine.lattice import Candidates
 from mobo_mpq.engine.surrogate import Surrogate
 from mobo_mpq.objective import ObjectiveInfo
 from mobo_mpq.pareto import non_dominated
 from mobo_mpq.problem import Problem
-
-Levels = NDArray[np.intp]
-Floats = NDArray[np.float64]
 
 MAX_BASELINE = 24
 SAMPLES = 32

@@ -8,14 +8,11 @@ from functools import cached_property
 
 import numpy as np
 from botorch.models import SingleTaskGP
-from numpy.typing import NDArray
 
+from mobo_mpq.arrays import Floats, Levels
 from mobo_mpq.engine.fitting import Data
 from mobo_mpq.engine.kernel import LEAST, Parameters
 from mobo_mpq.engine.observations import Link
-
-Levels = NDArray[np.intp]
-Floats = NDArray[np.float64]
 
 _LEAST_EIGENVALUE = 1e-9
 LEAST_VARIANCE = 1e-12

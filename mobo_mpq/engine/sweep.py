@@ -9,13 +9,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
+from mobo_mpq.arrays import Floats, Levels
 from mobo_mpq.problem import Problem
-
-Levels = NDArray[np.intp]
-Floats = NDArray[np.float64]
 
 ROUNDS = 3
 """Over blocks that depend on each other."""

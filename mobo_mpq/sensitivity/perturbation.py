@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from mobo_mpq.digests import add_values
 from mobo_mpq.errors import InputError
 from mobo_mpq.graph import Network, model_digest
 from mobo_mpq.quant.base import Role, Scheme, scheme_to_dict
@@ -54,13 +55,7 @@ def provenance(
     batches = list(batches)
     model = hashlib.sha256(f"{model_digest(network)} {network.code}".encode())
     data = hashlib.sha256()
-    for leaf in pytree.tree_leaves(batches):
-        if isinstance(leaf, Tensor):
-            plain = leaf.detach().cpu().contiguous()
-            data.update(f"{plain.dtype} {tuple(plain.shape)}\n".encode())
-            data.update(plain.reshape(-1).view(torch.uint8).numpy().data)
-        else:
-            data.update(f"{leaf!r}\n".encode())
+    add_values(data, pytree.tree_leaves(batches))
     options = {
         "method": [METHOD, VERSION],
         "names": space.names,
@@ -107,11 +102,9 @@ def perturb(
     """
     start = time.process_time()
     batches = list(batches)
-    if not batches:
-        raise InputError("perturb() got no batch; pass at least one batch of inputs and targets")
     samples = _enough(batches) if samples is None else samples
-    if samples < 1:
-        raise InputError(f"perturb() got samples={samples}; expected at least 1")
+    if not batches or samples < 1:
+        raise InputError(f"perturb() got {len(batches)} batches and samples={samples}; expected at least 1 of each")
     digests = provenance(network, space, batches, weight=weight, activation=activation, samples=samples)
     with torch.no_grad():
         compared = _first(batches, samples)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mobo_mpq.arrays import Floats, Levels
 from mobo_mpq.engine.acquisition import Improvement, replicate
 from mobo_mpq.engine.designs import sensitivity_front, spread, uniform_policies, van_der_corput
 from mobo_mpq.engine.diagnosis import denoise, diagnose, is_noiseless
@@ -21,9 +22,6 @@ from mobo_mpq.policy import Policy
 from mobo_mpq.problem import Problem
 from mobo_mpq.strategies.base import Strategy
 from mobo_mpq.trial import REPLICATE, Proposal
-
-Levels = NDArray[np.intp]
-Floats = NDArray[np.float64]
 
 EHVI, SAMPLED = "ehvi", "qlognehvi"
 """Origins of proposals: by the closed form, or by sampling where several objectives are measured."""

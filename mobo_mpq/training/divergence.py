@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mobo_mpq.digests import add_values
 from mobo_mpq.errors import InputError
 from mobo_mpq.graph import Network, call
 from mobo_mpq.training.data import accepted_by, device_of, logits_of, split_batch, to_device
@@ -93,7 +94,9 @@ class Divergence:
 
     def _expected(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """The float network's output: it does not change, so what fits into memory is computed once."""
-        key = _fingerprint((*args, *kwargs.values()))
+        digest = hashlib.blake2b(digest_size=16)
+        add_values(digest, (*args, *kwargs.values()))
+        key = digest.digest()
         if key not in self._outputs:
             with torch.no_grad():
                 output = logits_of(self.reference(*args, **kwargs)).detach()
@@ -102,14 +105,3 @@ class Divergence:
             self._outputs[key] = output
             self._bytes += output.nbytes
         return self._outputs[key]
-
-
-def _fingerprint(values: Iterable[Any]) -> bytes:
-    digest = hashlib.blake2b(digest_size=16)
-    for value in values:
-        if isinstance(value, Tensor):
-            digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        else:
-            digest.update(repr(value).encode())
-    return digest.digest()

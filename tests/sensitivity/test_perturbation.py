@@ -261,9 +261,9 @@ def test_a_network_whose_outputs_are_not_finite() -> None:
 
 def test_no_batch_and_another_network() -> None:
     network, batches = made(Chain())
-    with pytest.raises(InputError, match=r"perturb\(\) got no batch; pass at least one batch"):
+    with pytest.raises(InputError, match=r"perturb\(\) got 0 batches and samples=128; expected at least 1 of each"):
         perturb(network, space_of(network), [])
-    with pytest.raises(InputError, match=r"perturb\(\) got samples=0; expected at least 1"):
+    with pytest.raises(InputError, match=r"perturb\(\) got . batches and samples=0; expected at least 1 of each"):
         perturb(network, space_of(network), batches, samples=0)
     with pytest.raises(PolicyError, match="the policy is of another model"):
         perturb(network, SearchSpace.product(["a"], (2, 8), (8,)), batches)
