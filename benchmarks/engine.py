@@ -1,6 +1,6 @@
 """The engine against everything that a user could hook up instead: better fronts in fewer trials, and faster thought.
 
-    python benchmarks/engine.py [--problems synthetic tables] [--strategies mobo ax] [--seeds 5] [--trials 112]
+    python benchmarks/engine.py [--problems synthetic tables] [--strategies mobo ax] [--seeds 10] [--trials 112]
     python benchmarks/engine.py --batches        the engine with 1, 8 and 32 proposals at a time
     python benchmarks/engine.py --growth         CPU seconds per proposal and memory, as variables and trials grow
 
@@ -46,9 +46,10 @@ ALL_SYNTHETIC = tuple(
 MAIN_SYNTHETIC = tuple(
     name for name in ALL_SYNTHETIC if name.endswith("-noise0.3") or name.startswith("synthetic-L50-good-")
 )
-STRATEGIES = ("mobo", "sensitivity", "ax", "qlognehvi", "qlognehvi-mixed", "optuna-gp", "tpe", "nsga2", "random")
-TOO_SLOW = frozenset({"ax", "qlognehvi"})
-"""On the synthetic problems, where one proposal takes them a minute at 50 layers: run there only when named."""
+STRATEGIES = ("mobo", "sensitivity", "ax", "qlognehvi-mixed", "optuna-gp", "tpe", "nsga2", "random")
+SLOW = {"ax": 40, "qlognehvi-mixed": 64, "optuna-gp": 64}
+"""Strategies that take seconds for a proposal, and their evaluations on tables unless they are named. On the synthetic
+problems a proposal takes them up to minutes: there they run only when named."""
 BATCHES = (1, 8, 32)
 GROWTH = tuple(itertools.product((20, 50, 120), (50, 100, 200, 500, 1000), (1, 16)))
 
@@ -74,7 +75,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problems", nargs="+", default=None)
     parser.add_argument("--strategies", nargs="+", default=None)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=None, help="default: 10 on synthetic problems, 5 on tables")
     parser.add_argument("--trials", type=int, default=112)
     parser.add_argument("--batch", type=int, default=None, help="default: 8 on synthetic problems, 1 on tables")
     parser.add_argument("--quick", action="store_true", help="two small problems, two seeds, 24 trials")
@@ -85,7 +86,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "docs" / "assets" / "engine")
     arguments = parser.parse_args(words)
     if arguments.quick:
-        arguments.seeds, arguments.trials = min(2, arguments.seeds), min(24, arguments.trials)
+        arguments.seeds, arguments.trials = min(2, arguments.seeds or 2), min(24, arguments.trials)
         arguments.problems = arguments.problems or ["synthetic-L20-good-noise0.3", *table_names()[:1]]
     return arguments
 
@@ -100,10 +101,11 @@ def compare(arguments: argparse.Namespace) -> None:
     jobs: dict[str, dict[str, list[Job]]] = {}
     for problem in problems:
         batch = arguments.batch or (8 if is_synthetic(problem) else 1)
+        seeds = arguments.seeds or (10 if is_synthetic(problem) else 5)
         jobs[problem] = {
             strategy: [
-                Job(stripped(problem, strategy), strategy, seed, batch, arguments.trials)
-                for seed in range(arguments.seeds)
+                Job(stripped(problem, strategy), strategy, seed, batch, evaluations(arguments, strategy))
+                for seed in range(seeds)
             ]
             for strategy in strategies
             if applies(strategy, problem, named=bool(arguments.strategies))
@@ -118,7 +120,7 @@ def batches(arguments: argparse.Namespace) -> None:
         problem: {
             f"{strategy}, q = {batch}": [
                 Job(stripped(problem, strategy), strategy, seed, batch, arguments.trials)
-                for seed in range(arguments.seeds)
+                for seed in range(arguments.seeds or 5)
             ]
             for strategy in check(arguments.strategies) or ["mobo"]
             for batch in BATCHES
@@ -203,11 +205,17 @@ def available(strategies: Sequence[str]) -> list[str]:
     return [name for name in strategies if name in known]
 
 
+def evaluations(arguments: argparse.Namespace, strategy: str) -> int:
+    """How many a run has: fewer for slow strategies, unless they are named."""
+    most: int = arguments.trials
+    return most if arguments.strategies else min(most, SLOW.get(strategy, most))
+
+
 def applies(strategy: str, problem: str, *, named: bool) -> bool:
     """Whether to run a strategy on a problem: there has to be something to go by, and time."""
     if strategy == "sensitivity" and make_case(problem, 0).problem.sensitivity is None:
         return False
-    return named or not (is_synthetic(problem) and strategy in TOO_SLOW)
+    return named or not (is_synthetic(problem) and strategy in SLOW)
 
 
 def in_processes(measure: Callable[[Any], dict[str, Any]], jobs: Sequence[Any], processes: int) -> Iterator[Record]:

@@ -143,10 +143,15 @@ def test_groups_are_spelled_out(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_cannot_run_does_not() -> None:
     assert not engine.applies("sensitivity", "synthetic-L4-none-noise0.3", named=True)
     assert engine.applies("sensitivity", SMALL, named=False)
-    assert not engine.applies("qlognehvi", SMALL, named=False)
-    assert engine.applies("qlognehvi", SMALL, named=True)
-    assert engine.applies("qlognehvi-mixed", SMALL, named=False)
+    assert not engine.applies("qlognehvi-mixed", SMALL, named=False)
+    assert engine.applies("qlognehvi-mixed", SMALL, named=True)
+    assert engine.applies("qlognehvi-mixed", "digits-qat", named=False)
     assert set(engine.available(["tpe", "astrology"])) == {"tpe"}
+
+
+@pytest.mark.parametrize(("words", "trials"), [([], 40), (["--strategies", "ax"], 112), (["--trials", "24"], 24)])
+def test_slow_strategies_have_fewer_evaluations_unless_they_are_named(words: list[str], trials: int) -> None:
+    assert engine.evaluations(engine.parse(words), "ax") == trials
 
 
 # --- searches -------------------------------------------------------------------------------------------------------
