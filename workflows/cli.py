@@ -197,24 +197,22 @@ def export(
 
 
 @app.command()
-def targets(as_json: JsonOption = False) -> None:
-    """List the built-in devices."""
-    from mobo_mpq.objectives.hardware import load_target, target_names
+def targets(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Of one, or the path of your own .toml.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the built-in devices, or show what one device can do, with sources."""
+    from mobo_mpq.objectives.hardware import load_target
+    from mobo_mpq.workflows.reporting import dump
+    from mobo_mpq.workflows.target_report import show_target, show_target_rows, target_document, target_rows
 
-    _print_rows(
-        [
-            {
-                "name": target.name,
-                "weight_bits": sorted({w for pairs in target.bit_pairs.values() for w, _ in pairs}),
-                "activation_bits": sorted({a for pairs in target.bit_pairs.values() for _, a in pairs}),
-                "batch": target.batch,
-                "energy": target.energy is not None,
-                "description": target.description,
-            }
-            for target in map(load_target, target_names())
-        ],
-        as_json,
-    )
+    found: Any = target_rows() if name is None else target_document(load_target(name))
+    if as_json:
+        print(dump(found))
+    elif name is None:
+        show_target_rows(found)
+    else:
+        show_target(found)
 
 
 @app.command()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from mobo_mpq.front import hypervolume_share, maximised
@@ -283,4 +284,4 @@ def rows_table(rows: list[dict[str, Any]], title: str = "") -> Table:
 def _cell(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "-", True: "yes", False: "no"}[value]
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return escape(", ".join(map(str, value)) if isinstance(value, list) else str(value))
