@@ -76,6 +76,7 @@ class Prepared:
             "objectives": [{**asdict(info), "direction": str(info.direction)} for info in self.problem.infos],
             "layers": [{**asdict(layer), "kind": str(layer.kind)} for layer in self.network.layers],
             "float_layers": [str(entry) for entry in self.network.unquantized],
+            "storage": asdict(self.target.storage),
             "model_digest": self.digest,
             "data": dict(self.task.manifest),
             "float": {

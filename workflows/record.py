@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mobo_mpq.errors import JournalError
-from mobo_mpq.front import complete, pareto_trials, trials_hypervolume
+from mobo_mpq.front import complete, maximised, pareto_trials, trials_hypervolume
 from mobo_mpq.journal import measurement_from_list, read_events, read_trials
-from mobo_mpq.objective import Measurement, ObjectiveInfo
+from mobo_mpq.objective import Measurement, ObjectiveInfo, reference
 from mobo_mpq.trial import Trial
 from mobo_mpq.workflows.home import StudyFolder
 
@@ -172,6 +172,11 @@ class StudyRecord:
     def pareto(self) -> list[Trial]:
         """The set, best quality first."""
         return pareto_trials(self.infos, self.finished)
+
+    def of_interest(self) -> list[Trial]:
+        """Members of the set that are no worse than the reference in any objective, best quality first."""
+        corner = reference(self.infos)
+        return [trial for trial in self.pareto() if (maximised(self.infos, [trial]) >= corner).all()]
 
     @property
     def surrogate(self) -> Learned | None:

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mobo_mpq.front import hypervolume_share, maximised
-from mobo_mpq.objective import Measurement, ObjectiveInfo, reference
+from mobo_mpq.front import hypervolume_share
+from mobo_mpq.objective import Measurement, ObjectiveInfo
 from mobo_mpq.objectives.quality import PERCENT_FROM
 from mobo_mpq.policy import Policy
 from mobo_mpq.trial import Trial
@@ -175,7 +175,7 @@ def pareto_table(record: StudyRecord) -> Table:
         table.add_column("gain", justify="right")
     table.add_column("mean W/A", justify="right")
     table.add_column("bits of each layer")
-    for trial in _of_interest(record):
+    for trial in record.of_interest():
         assert trial.policy is not None, "a complete trial has a policy"
         row = [str(trial.number), show_measured(quality, trial.values[quality.name])]
         if record.estimates:
@@ -188,12 +188,6 @@ def pareto_table(record: StudyRecord) -> Table:
         row += ["{:.1f}/{:.1f}".format(*mean_bits(trial.policy)), compact(trial.policy)]
         table.add_row(*row)
     return table
-
-
-def _of_interest(record: StudyRecord) -> list[Trial]:
-    """Members of the front that are no worse than the reference in any objective."""
-    corner = reference(record.infos)
-    return [trial for trial in record.pareto() if (maximised(record.infos, [trial]) >= corner).all()]
 
 
 def _title(record: StudyRecord) -> str:
@@ -213,7 +207,7 @@ def _caption(record: StudyRecord) -> str:
         f"gain: over the highest bits everywhere; hypervolume {100 * share:.2f} % of the box between the reference "
         f"({show(quality, quality.reference)}, highest bits) and a float model for free"
     )
-    hidden = len(record.pareto()) - len(_of_interest(record))
+    hidden = len(record.pareto()) - len(record.of_interest())
     if hidden:
         lines.append(f"{hidden} more Pareto policies are worse than the reference in some objective; --json has them")
     if record.estimates:
@@ -238,7 +232,7 @@ def _denoised_line(record: StudyRecord) -> str:
     error = diagnosis.get("leave_one_out_error")
     predicts = "" if error is None else f", which predicts left-out trials to {show_spread(quality, error)}"
     members = {trial.number for trial in record.denoised()}
-    lucky = [str(trial.number) for trial in _of_interest(record) if trial.number not in members]
+    lucky = [str(trial.number) for trial in record.of_interest() if trial.number not in members]
     luck = f"trials {', '.join(lucky)} are" if len(lucky) > 1 else f"trial {lucky[0]} is" if lucky else "none is"
     return f"denoised: by {model}{predicts}; {luck} on the front by luck of the draw"
 

@@ -8,8 +8,11 @@ import numpy as np
 
 from mobo_mpq.errors import InputError, UnknownName
 from mobo_mpq.front import maximised
+from mobo_mpq.hardware import Storage
+from mobo_mpq.layers import LayerSpec
 from mobo_mpq.objective import Direction, Measurement
 from mobo_mpq.objectives.quality import PERCENT_FROM
+from mobo_mpq.objectives.size import SizeModel
 from mobo_mpq.trial import Trial, TrialState
 from mobo_mpq.workflows.record import StudyRecord
 
@@ -30,7 +33,9 @@ def select(record: StudyRecord, choice: str, max_drop: float = 1.0) -> Selection
     Args:
         record: of the study.
         choice: ``best``: the fastest within ``max_drop`` of the float baseline; ``knee``: the front's member farthest
-            above the line between its ends; ``accurate``; ``fastest``; ``smallest``; or a number.
+            above the line between its ends, quality counting as much as all costs together; ``accurate``; ``fastest``:
+            of least latency, or of the least first cost where latency is no objective; ``smallest``: of the fewest
+            bytes of weights, whether an objective or not; or a number. Among equals the most accurate one.
         max_drop: in percentage points of a metric that is maximised, in percent of one that is minimised.
 
     Raises:
@@ -49,10 +54,10 @@ def select(record: StudyRecord, choice: str, max_drop: float = 1.0) -> Selection
     if choice == "best":
         return _best(record, front, max_drop)
     if choice == "knee":
-        return Selection(_knee(record, front))
+        return Selection(_knee(record))
     if choice == "accurate":
         return Selection(front[0])
-    return _cheapest(record, front, "size_bytes" if choice == "smallest" else "latency_s")
+    return _smallest(record, front) if choice == "smallest" else _fastest(record, front)
 
 
 def _allowed(baseline: float, direction: Direction, max_drop: float) -> float:
@@ -68,7 +73,7 @@ def _best(record: StudyRecord, front: list[Trial], max_drop: float) -> Selection
     allowed = _allowed(record.float_values[quality.name].value, quality.direction, max_drop)
     good = [t for t in front if quality.sign * t.values[quality.name].value >= quality.sign * allowed]
     if good:
-        fastest = _cheapest(record, good, "latency_s")
+        fastest = _fastest(record, good)
         notes = (fastest.note, _doubt(record, fastest.trial, max_drop))
         return Selection(fastest.trial, "; ".join(note for note in notes if note))
     return Selection(
@@ -97,20 +102,41 @@ def _doubt(record: StudyRecord, trial: Trial, max_drop: float) -> str:
     return f"{' and '.join(where)} it loses more than --max-drop {max_drop:g}, see 'mobo-mpq pareto {record.name}'"
 
 
-def _knee(record: StudyRecord, front: list[Trial]) -> Trial:
-    """Farthest from the line between the front's ends, in units of its own extent."""
+def _knee(record: StudyRecord) -> Trial:
+    """Farthest from the line between the front's ends, in units of its own extent, among the members of interest.
+
+    With several costs, the mean of what they gain stands against the quality: costs go together, and would outvote it.
+    """
+    front = record.of_interest() or record.pareto()
     points = maximised(record.infos, front)
     extent = points.max(axis=0) - points.min(axis=0)
     scaled = (points - points.min(axis=0)) / np.where(extent > 0, extent, 1.0)
-    return front[int(scaled.sum(axis=1).argmax())]
+    return front[int((scaled[:, 0] + scaled[:, 1:].mean(axis=1)).argmax())]
 
 
-def _cheapest(record: StudyRecord, trials: list[Trial], cost: str) -> Selection:
-    """The least of a cost, or of the first one where the study does not have it."""
-    has_it = cost in {info.name for info in record.infos}
-    name = cost if has_it else record.infos[1].name
-    least = min(trials, key=lambda trial: (trial.values[name].value, trial.number))
-    return Selection(least, "" if has_it else f"the study has no objective {cost}; this is the least {name}")
+def _fastest(record: StudyRecord, trials: list[Trial]) -> Selection:
+    """The least latency, or the least of the first cost where the study does not have it; trials are best first."""
+    has_it = "latency_s" in {info.name for info in record.infos}
+    name = "latency_s" if has_it else record.infos[1].name
+    least = min(trials, key=lambda trial: trial.values[name].value)
+    return Selection(least, "" if has_it else f"the study has no objective latency_s; this is the least {name}")
+
+
+def _smallest(record: StudyRecord, front: list[Trial]) -> Selection:
+    """The fewest bytes of weights, from the policies where they are no objective; trials are best first."""
+    if "size_bytes" in {info.name for info in record.infos}:
+        return Selection(min(front, key=lambda trial: trial.values["size_bytes"].value))
+    layers = [LayerSpec(**layer) for layer in record.header["layers"]]
+    model = SizeModel(layers, Storage(**record.header.get("storage", {})))  # older journals: packed
+
+    def size(trial: Trial) -> float:
+        assert trial.policy is not None, "a complete trial has a policy"
+        return sum(model.layer_cost(layer, trial.policy[layer.name]) for layer in layers)
+
+    least = min(front, key=size)
+    return Selection(
+        least, f"the study has no objective size_bytes; this policy's weights take {size(least):.0f} bytes"
+    )
 
 
 def _by_number(record: StudyRecord, number: int) -> Trial:

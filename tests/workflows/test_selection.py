@@ -7,6 +7,7 @@ import pytest
 
 from mobo_mpq.errors import InputError, UnknownName
 from mobo_mpq.objective import Measurement, ObjectiveInfo
+from mobo_mpq.policy import Policy
 from mobo_mpq.trial import Trial, TrialState
 from mobo_mpq.workflows.home import StudyFolder
 from mobo_mpq.workflows.record import StudyRecord
@@ -30,9 +31,7 @@ def record(points: list[tuple[float, ...]], infos: tuple[ObjectiveInfo, ...], ba
 FRONT = record([(0.97, 9.0), (0.965, 6.0), (0.95, 3.0), (0.80, 2.0), (0.5, 5.0)], (UP, LATENCY), 0.97)
 
 
-@pytest.mark.parametrize(
-    ("choice", "number"), [("best", 1), ("accurate", 0), ("fastest", 3), ("smallest", 3), ("knee", 2), ("4", 4)]
-)
+@pytest.mark.parametrize(("choice", "number"), [("best", 1), ("accurate", 0), ("fastest", 3), ("knee", 2), ("4", 4)])
 def test_choices(choice: str, number: int) -> None:
     assert select(FRONT, choice).trial.number == number
 
@@ -62,9 +61,49 @@ def test_the_most_accurate_one_when_none_is_good_enough() -> None:
 
 def test_smallest_goes_by_size_where_there_is_one() -> None:
     front = record([(0.9, 9.0, 10.0), (0.8, 2.0, 50.0)], (UP, LATENCY, SIZE), 0.9)
-    assert select(front, "smallest").trial.number == 0
+    assert select(front, "smallest") == select(front, "0")
     assert select(front, "fastest").trial.number == 1
-    assert "no objective size_bytes" in select(FRONT, "smallest").note
+
+
+@pytest.mark.parametrize(("storage", "size"), [({}, "3"), ({"containers": [4, 8], "bytes_per_channel": 1.0}, "8")])
+def test_smallest_counts_the_weights_where_size_is_no_objective(storage: dict, size: str) -> None:
+    policies = [{"a": (8, 8), "b": (8, 8)}, {"a": (4, 8), "b": (2, 8)}, {"a": (8, 2), "b": (2, 2)}]
+    front = record([(0.97, 9.0), (0.95, 4.0), (0.9, 3.0)], (UP, LATENCY), 0.97)
+    layers = [
+        {"name": "a", "kind": "linear", "weight_shape": [2, 2], "input_shape": [2], "output_shape": [2]},
+        {"name": "b", "kind": "linear", "weight_shape": [2, 2], "input_shape": [2], "output_shape": [2]},
+    ]
+    trials = tuple(replace(t, policy=Policy.of(p)) for t, p in zip(front.trials, policies, strict=True))
+    header = {**front.header, "layers": layers} | ({"storage": storage} if storage else {})
+    selection = select(replace(front, trials=trials, header=header), "smallest")
+    assert selection.trial.number == 1
+    assert selection.note == f"the study has no objective size_bytes; this policy's weights take {size} bytes"
+
+
+def test_among_equals_the_most_accurate_one() -> None:
+    front = record([(0.90, 5.0, 10.0), (0.97, 5.0, 20.0), (0.96, 6.0, 10.0)], (UP, LATENCY, SIZE), 0.97)
+    assert select(front, "fastest").trial.number == 1
+    assert select(front, "smallest").trial.number == 2
+    assert select(front, "best", 10.0).trial.number == 1
+
+
+def test_the_knee_weighs_quality_against_all_costs_together() -> None:
+    """Three costs that go together: their sum would choose the cheap end, where two objectives choose the bend."""
+    energy = ObjectiveInfo("energy_j", "J", "minimize", 10.0)  # type: ignore[arg-type]
+    curve = [(0.97, 9.0), (0.96, 4.0), (0.90, 3.0), (0.70, 2.0)]
+    assert select(record(curve, (UP, LATENCY), 0.97), "knee").trial.number == 1
+    many = record([(q, c, c, 10 * c) for q, c in curve], (UP, LATENCY, energy, SIZE), 0.97)
+    assert select(many, "knee").trial.number == 1
+
+
+def test_the_knee_looks_at_what_is_of_interest() -> None:
+    floor = replace(UP, reference=0.9)
+    front = record([(0.97, 9.0), (0.96, 3.0), (0.93, 2.0), (0.1, 1.9)], (floor, LATENCY), 0.97)
+    assert select(front, "knee").trial.number == 1  # a disaster beyond the reference would make it 2
+    alone = record(
+        [(0.5, 9.0), (0.4, 3.0), (0.1, 2.9)], (floor, LATENCY), 0.97
+    )  # nothing is: the knee of the whole front
+    assert select(alone, "knee").trial.number == 1
 
 
 def test_a_best_that_disappoints_on_the_test_split_says_so() -> None:
