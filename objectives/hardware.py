@@ -10,12 +10,15 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-import mobo_mpq.objectives.formulas  # noqa: F401 - registers them
+import mobo_mpq.objectives.formulas
+import mobo_mpq.objectives.table_energy  # noqa: F401 - as the formulas, it registers itself
 from mobo_mpq.errors import InputError, UnknownName
 from mobo_mpq.hardware import CostModel, HardwareTarget, Pair, Storage, Unpriced
 from mobo_mpq.layers import OpKind
 from mobo_mpq.objectives.energy import ENERGIES, EnergyModel
 from mobo_mpq.objectives.latency import FORMULAS, LatencyFormula, LatencyModel
+from mobo_mpq.objectives.profiles.document import table_document
+from mobo_mpq.objectives.profiles.records import read_table
 from mobo_mpq.objectives.target_document import SCHEMA, TargetDocument, numbers
 from mobo_mpq.policy import LayerBits
 
@@ -29,37 +32,58 @@ def target_names() -> list[str]:
 
 
 def load_target(name_or_path: str | Path) -> HardwareTarget:
-    """A built-in target by name, or a document of your own by path.
+    """A built-in target by name; a document of your own, or a table of measured costs, by path.
 
     Raises:
         UnknownName: when no built-in target is called so.
-        InputError: when the document cannot be read, or is malformed: names the file and the field.
+        InputError: when the document or the table cannot be read, or is malformed: names the file and the field.
+    """
+    text = str(name_or_path)
+    folder = Path() if text in target_names() else Path(text).expanduser().parent
+    return parse_document(read_document(text), f"{text}.toml" if text in target_names() else text, folder)
+
+
+def read_document(name_or_path: str | Path) -> dict[str, Any]:
+    """The plain content of a target's document; of a table, that of the document that it stands for.
+
+    Raises:
+        UnknownName: when no built-in target is called so.
+        InputError: when it cannot be read.
     """
     text = str(name_or_path)
     if text in target_names():
-        document = files("mobo_mpq.objectives.targets") / f"{text}.toml"
-        return _parse(document.read_text(encoding="utf-8"), f"{text}.toml", Path())
+        return _toml((files("mobo_mpq.objectives.targets") / f"{text}.toml").read_text(encoding="utf-8"), text)
     path = Path(text).expanduser()
     if path.suffix == ".csv":
-        raise InputError(
-            f"target '{text}' is a table of measured costs, which this version cannot read; "
-            "give the name of a built-in target, or a .toml document"
-        )
+        return table_document(read_table(path), name=path.stem, file=path.name)
     if path.suffix != ".toml":
-        raise UnknownName("target", text, target_names(), "A target of your own is the path of a .toml document.")
+        hint = "A target of your own is the path of a .toml document, or of a .csv table."
+        raise UnknownName("target", text, target_names(), hint)
     try:
         content = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"target '{text}' cannot be read ({error}); expected the path of a .toml document") from None
-    return _parse(content, text, path.parent)
+    return _toml(content, text)
 
 
-def _parse(text: str, file: str, folder: Path) -> HardwareTarget:
-    """Read a document; the formulas find files that it names from its ``folder``."""
+def _toml(text: str, file: str) -> dict[str, Any]:
     try:
-        raw = tomllib.loads(text)
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"target document '{file}' is not TOML: {error}; correct that line") from None
+
+
+def parse_document(raw: Mapping[str, Any], file: str, folder: Path) -> HardwareTarget:
+    """The target that a document describes.
+
+    Args:
+        raw: its plain content.
+        file: its name, for messages.
+        folder: where formulas find the files that it names.
+
+    Raises:
+        InputError: naming the file and the field that is wrong.
+    """
     if raw.get("schema") != SCHEMA:
         raise InputError(
             f"target document '{file}': field 'schema' is {raw.get('schema')!r}; this version reads schema {SCHEMA}: "
@@ -84,9 +108,11 @@ def _parse(text: str, file: str, folder: Path) -> HardwareTarget:
     return target
 
 
-def _validated(model: type[M], raw: Mapping[str, Any], file: str, table: str = "", folder: Path = Path()) -> M:
+def _validated(
+    model: type[M], raw: Mapping[str, Any], file: str, table: str = "", context: Mapping[str, Any] | None = None
+) -> M:
     try:
-        return model.model_validate(raw, context={"folder": folder})
+        return model.model_validate(raw, context=dict(context or {}))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in ([table] if table else []) + list(first["loc"]))
@@ -96,21 +122,24 @@ def _validated(model: type[M], raw: Mapping[str, Any], file: str, table: str = "
         ) from None
 
 
-def _formula(known: Mapping[str, type[M]], raw: Mapping[str, Any], file: str, table: str, folder: Path) -> M:
-    """The formula that a table names, with the numbers of that table."""
+def _formula(
+    known: Mapping[str, type[M]], raw: Mapping[str, Any], file: str, table: str, context: Mapping[str, Any]
+) -> M:
+    """The formula that a table names, with the numbers of that table; ``context`` is the document around it."""
     name = raw.get("model")
     if name is None:
         raise InputError(f"target document '{file}': field '{table}.model' is missing; known: {', '.join(known)}")
     if name not in known:
         raise UnknownName(f"{table} model", str(name), known, f"Field '{table}.model' of target document '{file}'.")
     own = {key: value for key, value in raw.items() if key != "model"}
-    return _validated(known[name], own, file, table, folder)
+    return _validated(known[name], own, file, table, context)
 
 
 def _latency(document: TargetDocument, file: str, folder: Path) -> LatencyModel | Unpriced:
     if document.latency is None:
         return Unpriced(document.name)
-    formula = _formula(FORMULAS, document.latency, file, "latency", folder)
+    context = {"folder": folder, "batch": document.batch, "clock_hz": document.clock_hz}
+    formula = _formula(FORMULAS, document.latency, file, "latency", context)
     if formula.needs_clock and document.clock_hz is None:
         raise InputError(
             f"target document '{file}': field 'clock_hz' is missing; latency model '{document.latency['model']}' gives "
@@ -124,7 +153,7 @@ def _energy(document: TargetDocument, latency: CostModel, file: str) -> EnergyMo
         return None
     if not isinstance(latency, LatencyModel):
         raise InputError(f"target document '{file}': field 'energy' has no [latency] to stand on; add that table")
-    formula = _formula(ENERGIES, document.energy, file, "energy", Path())
+    formula = _formula(ENERGIES, document.energy, file, "energy", {})
     if not isinstance(latency.formula, formula.stands_on):
         assert document.latency is not None
         raise InputError(

@@ -111,12 +111,15 @@ class TargetDocument(BaseModel):
 
 
 def numbers(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Paths of all numbers in a document; the items of a list share the path of the list."""
+    """Paths of all numbers in a document; the items of a list share the path of the list.
+
+    A file that a field names holds numbers, so it counts as one.
+    """
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield from numbers(item, (*path, key))
     elif isinstance(value, Sequence) and not isinstance(value, str):
         for item in value:
             yield from numbers(item, path)
-    elif isinstance(value, int | float):
+    elif isinstance(value, int | float) or path[-1:] == ("file",):
         yield path
