@@ -1,8 +1,5 @@
 """MPIC against the cycles that PLiNIO computes (tests/data/README.md)."""
 
-import csv
-from pathlib import Path
-
 import pytest
 
 from mobo_mpq.errors import InputError
@@ -10,29 +7,10 @@ from mobo_mpq.layers import LayerSpec, OpKind
 from mobo_mpq.objectives.hardware import load_target
 from mobo_mpq.policy import LayerBits
 
-KINDS = {"conv": OpKind.CONV, "dw": OpKind.DEPTHWISE, "fc": OpKind.LINEAR}
 
-
-def published() -> list[tuple[LayerSpec, LayerBits, float]]:
-    rows = []
-    with (Path(__file__).parents[2] / "data" / "mcu_reference_cycles.csv").open() as file:
-        for row in csv.DictReader(file):
-            if row["model"] != "mpic":
-                continue
-            cin, cout, size, hw, groups = (int(row[k]) for k in ("cin", "cout", "ksize", "out_hw", "groups"))
-            if row["kind"] == "fc":
-                layer = LayerSpec("fc", OpKind.LINEAR, (cout, cin), (cin,), (cout,))
-            else:
-                weight = (cout, cin // groups, size, size)
-                layer = LayerSpec("c", KINDS[row["kind"]], weight, (cin, hw, hw), (cout, hw, hw), groups)
-            bits = LayerBits(int(row["w_bits"]), int(row["a_bits"]))
-            rows.append((layer, bits, float(row["cycles"])))
-    return rows
-
-
-def test_every_published_row_is_exact_to_the_sources_float32():
+def test_every_published_row_is_exact_to_the_sources_float32(published_cycles):
     target = load_target("mpic")
-    rows = published()
+    rows = published_cycles("mcu_reference_cycles.csv", "mpic")
     assert len(rows) == 57
     for layer, bits, cycles in rows:
         ours = target.latency.layer_cost(layer, bits) * target.clock_hz
@@ -40,16 +18,16 @@ def test_every_published_row_is_exact_to_the_sources_float32():
         assert ours == pytest.approx(cycles, rel=2**-23)
 
 
-def test_energy_is_power_times_latency():
+def test_energy_is_power_times_latency(published_cycles):
     target = load_target("mpic")
-    for layer, bits, cycles in published():
+    for layer, bits, cycles in published_cycles("mcu_reference_cycles.csv", "mpic"):
         joules = cycles / 250e6 * 5.3825e-3
         assert target.energy.layer_cost(layer, bits) == pytest.approx(joules, rel=1e-6)
 
 
 def test_both_operands_must_drop_together_to_gain():
     target = load_target("mpic")
-    layer = published()[0][0]
+    layer = LayerSpec("c", OpKind.CONV, (32, 3, 3, 3), (3, 112, 112), (32, 112, 112))
     eight = target.latency.layer_cost(layer, LayerBits(8, 8))
     assert eight / target.latency.layer_cost(layer, LayerBits(2, 8)) == pytest.approx(2.5 / 2.1)
     assert eight / target.latency.layer_cost(layer, LayerBits(2, 2)) == pytest.approx(6.5 / 2.1)
