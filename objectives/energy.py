@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,9 +10,9 @@ from typing import ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from mobo_mpq.layers import LayerSpec
+from mobo_mpq.layers import LayerSpec, OpKind
 from mobo_mpq.objectives.formulas.bit_composable import BitComposable
-from mobo_mpq.objectives.latency import LatencyModel, Positive
+from mobo_mpq.objectives.latency import Count, LatencyModel, Positive
 from mobo_mpq.policy import LayerBits
 
 
@@ -103,3 +104,42 @@ class BitComposableEnergy(EnergyFormula):
         units = array.rows * array.columns
         compute = array.compute_cycles(layer, bits, latency.batch) * units * self.unit_cycle_j
         return compute + array.dram_bits(layer, bits, latency.batch) * self.dram_bit_j
+
+
+@register_energy("mac_and_traffic")
+class MacAndTraffic(EnergyFormula):
+    """Multiplications and additions by their bits, and the traffic of weights and activations.
+
+    The energies that Horowitz (ISSCC 2014) gives for 45 nm, scaled with bits as QKeras does (Coelho et al., 2021): a
+    multiplication takes ``multiply_j_per_bit_product * w * a + multiply_j_per_bit * (w + a) / 2``, an addition
+    ``add_j_per_bit * accumulator_bits``. QKeras has equal bits alone; the two terms for unequal ones are derived. Bits
+    are priced as integers, those of float tensors too. Weights are read once per batch. An input is written once and
+    read once, both at the cost of the layer that reads it, since it has that layer's bits.
+
+    Attributes:
+        multiply_j_per_bit_product: of a multiplication.
+        multiply_j_per_bit: of a multiplication.
+        add_j_per_bit: of an addition.
+        accumulator_bits: of the sums.
+        activation_bit_j: one bit to or from the memory of activations.
+        weight_bit_j: one bit from the memory of weights.
+    """
+
+    multiply_j_per_bit_product: Positive
+    multiply_j_per_bit: Positive
+    add_j_per_bit: Positive
+    accumulator_bits: Count
+    activation_bit_j: Positive
+    weight_bit_j: Positive
+
+    def joules(self, latency: LatencyModel, layer: LayerSpec, bits: LayerBits) -> float:
+        """Joules for one batch."""
+        weight, activation = bits
+        multiply = self.multiply_j_per_bit_product * weight * activation
+        multiply += self.multiply_j_per_bit * (weight + activation) / 2
+        computing = layer.macs * (multiply + self.add_j_per_bit * self.accumulator_bits)
+        input_bits = math.prod(layer.input_shape) * activation
+        if layer.kind is OpKind.MATMUL:  # the second operand is an activation, too
+            input_bits += math.prod(layer.output_shape[:-2]) * layer.input_shape[-1] * layer.output_shape[-1] * weight
+        moved = 2 * input_bits * self.activation_bit_j
+        return latency.batch * (computing + moved) + layer.num_weights * weight * self.weight_bit_j

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 
+from mobo_mpq.errors import UnknownName
 from mobo_mpq.hardware import Storage
 from mobo_mpq.layers import LayerSpec
 from mobo_mpq.policy import LayerBits
@@ -44,16 +47,48 @@ class SizeModel:
         return layer.num_weights * stored / 8 + channels * self.storage.bytes_per_channel
 
 
-@dataclass
-class BopsModel:
-    """Bit operations per inference: ``MACs * weight bits * activation bits``.
+class BopsConvention(StrEnum):
+    """How bit operations of a layer are counted, ``w`` and ``a`` being its weight and activation bits.
 
-    The convention of HAWQ-V3 (Yao et al., ICML 2021) and QONNX, in which a float layer counts 32 x 32.
+    Attributes:
+        PRODUCT: ``MACs * w * a``, of HAWQ-V3 (Yao et al., ICML 2021) and QONNX; a float layer counts 32 x 32.
+        UNIQ: ``MACs * (w * a + w + a + log2(terms))``, of UNIQ (Baskin et al., arXiv 1804.10969): multiplications, and
+            additions into an accumulator that holds the sum of all ``terms`` products of one output, none pruned.
     """
 
+    PRODUCT = "product"
+    UNIQ = "uniq"
+
+
+def bit_operations(layer: LayerSpec, bits: LayerBits, convention: BopsConvention) -> float:
+    """Bit operations of one layer, for one inference."""
+    weight, activation = bits
+    if convention is BopsConvention.PRODUCT:
+        return float(layer.macs * weight * activation)
+    terms = layer.macs // math.prod(layer.output_shape)
+    return layer.macs * (weight * activation + weight + activation + math.log2(terms))
+
+
+@dataclass
+class BopsModel:
+    """Bit operations per inference.
+
+    Args:
+        convention: ``"product"`` or ``"uniq"``; see :class:`BopsConvention`.
+
+    Raises:
+        UnknownName: when there is no such convention.
+    """
+
+    convention: BopsConvention = BopsConvention.PRODUCT
     name: str = field(default="bops", init=False)
     unit: str = field(default="bit-op", init=False)
 
+    def __post_init__(self) -> None:
+        if self.convention not in list(BopsConvention):
+            raise UnknownName("convention of bit operations", str(self.convention), BopsConvention)
+        self.convention = BopsConvention(self.convention)
+
     def layer_cost(self, layer: LayerSpec, bits: LayerBits) -> float:
         """Bit operations of one layer, for one inference."""
-        return float(layer.macs * bits[0] * bits[1])
+        return bit_operations(layer, bits, self.convention)

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from mobo_mpq.errors import InputError, UnknownName
@@ -65,6 +67,30 @@ def test_activations_have_no_size_and_products_of_them_no_weight():
 
 
 @pytest.mark.parametrize(
+    ("layer", "terms"),
+    [
+        (LayerSpec("c", OpKind.CONV, (16, 8, 3, 3), (8, 6, 6), (16, 6, 6)), 72),
+        (LayerSpec("g", OpKind.CONV, (16, 4, 3, 3), (8, 6, 6), (16, 6, 6), groups=2), 36),
+        (LayerSpec("d", OpKind.DEPTHWISE, (8, 1, 3, 3), (8, 6, 6), (8, 6, 6), groups=8), 9),
+        (LayerSpec("l", OpKind.LINEAR, (10, 64), (64,), (10,)), 64),
+        (LayerSpec("m", OpKind.MATMUL, (), (2, 8, 16), (2, 8, 8)), 16),
+    ],
+)
+def test_the_convention_of_uniq_counts_additions_too(layer, terms):
+    model = BopsModel("uniq")
+    for weight, activation in ((2, 4), (8, 8), (32, 32)):
+        per_mac = weight * activation + weight + activation + math.log2(terms)
+        assert model.layer_cost(layer, LayerBits(weight, activation)) == pytest.approx(layer.macs * per_mac)
+        products = BopsModel("product").layer_cost(layer, LayerBits(weight, activation))
+        assert products == layer.macs * weight * activation == BopsModel().layer_cost(layer, (weight, activation))
+
+
+def test_unknown_convention():
+    with pytest.raises(UnknownName, match="unknown convention of bit operations 'unique'; known: .* mean 'uniq'"):
+        BopsModel("unique")
+
+
+@pytest.mark.parametrize(
     ("word", "name", "unit"),
     [
         ("latency", "latency_s", "s"),
@@ -84,7 +110,7 @@ def test_words_of_the_command_line(word, name, unit):
 
 def test_energy_of_a_target_without_one_is_refused():
     message = (
-        r"target 'bismo-edge' has no energy model.*\(bitfusion, mpic\), or another objective \(latency, size, bops\)"
+        r"'bismo-edge' has no energy model.*\(bitfusion, bops, mpic\), or another objective \(latency, size, bops\)"
     )
     with pytest.raises(InputError, match=message):
         cost_model("energy", load_target("bismo-edge"), [])
