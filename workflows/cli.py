@@ -17,6 +17,7 @@ from typer.exceptions import TyperException
 
 from mobo_mpq import __version__
 from mobo_mpq.errors import InputError, MoboError
+from mobo_mpq.workflows.profile_commands import profile_app
 
 INTERRUPTED = 130
 
@@ -29,6 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # it would take [default] for markup
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(profile_app)
 
 HomeOption = Annotated[
     Path | None, typer.Option("--home", help="Folder of the studies. [default: $MOBO_MPQ_HOME or ./mobo-mpq-home]")
@@ -282,8 +284,9 @@ def _print_record(record: Any, as_json: bool, home: Path | None) -> None:
 
     _print_table(record, as_json)
     flag = f" --home {home}" if home else ""
+    cheapest = "fastest" if "latency_s" in {info.name for info in record.infos} else "cheapest"
     stderr.print(
-        f"next: 'mobo-mpq export --study {record.name} --trial best{flag}' writes the fastest policy that loses "
+        f"next: 'mobo-mpq export --study {record.name} --trial best{flag}' writes the {cheapest} policy that loses "
         f"almost nothing; 'mobo-mpq ui {record.name}{flag}' browses them all",
         markup=False,
         soft_wrap=True,

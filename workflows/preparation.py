@@ -96,7 +96,7 @@ def resolve(config: StudyConfig) -> StudyConfig:
     describe(config.strategy)  # unknown ones are refused now
     check_recipe(study_recipe(config))
     target = config.target
-    if target.endswith(".toml"):
+    if target.endswith((".toml", ".csv")):
         target = str(Path(target).expanduser().resolve())
     task, device = load_task(config.task), load_target(target)
     name = config.name or re.sub(r"[^A-Za-z0-9._-]+", "-", f"{task.name}-{device.name}").strip("-._")

@@ -50,7 +50,8 @@ class Table(LatencyFormula):
         context = info.context or {}
         if (self.missing == "model") != (self.fallback is not None):
             raise ValueError('missing = "model" and a table [latency.fallback] belong together; give both, or neither')
-        rows = read_table(Path(context.get("folder", Path())) / Path(self.file).expanduser())
+        folder = Path(context.get("folder", Path()))
+        rows = context.get("rows") or read_table(folder / Path(self.file).expanduser())
         batch = context.get("batch", rows[0].batch)
         if rows[0].batch != batch:
             raise InputError(

@@ -1,0 +1,189 @@
+"""``mobo-mpq profile``: a target of one's own from measurements."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mobo_mpq.errors import InputError
+
+if TYPE_CHECKING:
+    from mobo_mpq.layers import LayerSpec
+    from mobo_mpq.objectives.profiles.importing import Measured
+    from mobo_mpq.policy import LayerBits
+
+profile_app = typer.Typer(
+    name="profile",
+    help="Make a target of your own from measurements.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+MISSING = ("error", "round_up", "model")
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@profile_app.command("import")
+def import_(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Of a profiler, or our long tables.")],
+    bits: Annotated[
+        list[str] | None, typer.Option(metavar="W/A", help="Of each profile, in order; tables say theirs.")
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="Whose model was profiled; needed for profiles.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="To write. [NAME.toml]")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the target. [that of --out, or 'my-device']")] = None,
+    target: Annotated[str | None, typer.Option(help="Whose supported bits to take over, such as hexagon.")] = None,
+    map_: Annotated[
+        list[str] | None, typer.Option("--map", metavar="LAYER=NAME", help="A layer's operator in the profiles.")
+    ] = None,
+    batch: Annotated[str, typer.Option(metavar="N", help="Images per run of the profiles.")] = "1",
+    missing: Annotated[str, typer.Option(help="Pairs without a time: error, round_up, model.")] = "error",
+    fallback: Annotated[str | None, typer.Option(metavar="TARGET", help="Whose formula --missing model takes.")] = None,
+    source: Annotated[str, typer.Option(metavar="TEXT", help="Device, runtime, date, for the records.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Read profiles of TensorRT, ONNX Runtime or LiteRT, or tables, and write a target."""
+    from mobo_mpq.objectives.profiles.importing import check_out, measure, target_document, write_target
+    from mobo_mpq.workflows.reporting import dump, rows_table, stdout
+
+    pairs, maps, images = [pair for text in bits or () for pair in _pairs(text)], _maps(map_ or []), _batch(batch)
+    if missing not in MISSING:
+        raise InputError(f"--missing is '{missing}'; expected one of {', '.join(MISSING)}")
+    if (missing == "model") != (fallback is not None):
+        raise InputError("--missing model and --fallback TARGET belong together; give both, or neither")
+    path = out or Path(f"{name or 'my-device'}.toml")
+    table = check_out(path)
+    layers = None if task is None else _layers(task)
+    measured = measure(files, pairs, layers, maps=maps, batch=images, source=source)
+    document = target_document(
+        measured, name=name or path.stem, file=table.name, like=target, missing=missing, fallback=fallback or ""
+    )
+    written = write_target(document, measured.rows, path)
+    report = _report(measured)
+    if as_json:
+        print(dump({"schema": 1, "target": document["name"], "files": list(map(str, written)), **report}))
+        return
+    stdout.print(rows_table(_shown(report["layers"]), document["name"]))
+    for file in written:
+        print(file)
+    _say(report, path, task)
+
+
+def _pairs(text: str) -> list[LayerBits]:
+    """``8/8``, or several with commas."""
+    from mobo_mpq.objectives.profiles.records import MOST_BITS
+    from mobo_mpq.policy import LayerBits
+
+    pairs = []
+    for word in text.split(","):
+        found = re.fullmatch(r"\s*(\d{1,3})/(\d{1,3})\s*", word)
+        if not found or not all(1 <= int(number) <= MOST_BITS for number in found.groups()):
+            raise InputError(
+                f"--bits is '{text}'; expected WEIGHT/ACTIVATION bits from 1 to {MOST_BITS}, as in 8/8, once for each "
+                "file"
+            )
+        pairs.append(LayerBits(int(found[1]), int(found[2])))
+    return pairs
+
+
+def _maps(texts: Sequence[str]) -> dict[str, str]:
+    maps = {}
+    for text in texts:
+        layer, equals, name = text.partition("=")
+        if not (layer and equals and name):
+            raise InputError(f"--map is '{text}'; expected LAYER=NAME, as in 'conv1=Conv_0 + Relu_1'")
+        maps[layer.strip()] = name.strip()
+    return maps
+
+
+def _batch(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f"--batch is '{text}'; expected a whole number of at least 1")
+    return int(text)
+
+
+def _layers(task: str) -> tuple[LayerSpec, ...]:
+    """The layers of a task's network."""
+    from mobo_mpq.graph import Network
+    from mobo_mpq.objectives.tasks import load_task
+    from mobo_mpq.workflows import environment
+
+    environment.prepare()
+    loaded = load_task(task)
+    return Network.from_model(loaded.model(), loaded.example).layers
+
+
+def _report(measured: Measured) -> dict[str, Any]:
+    """What was found, as data."""
+    found = {
+        (match.layer.name, measured.bits[file]): match
+        for file, profile in measured.profiles.items()
+        for match in profile.matches
+    }
+    layers = []
+    for row in measured.rows:
+        match = found.get((row.layer, row.bits))
+        layers.append(
+            {
+                "layer": row.layer or str(row.shape),
+                "weight": row.bits.weight,
+                "activation": row.bits.activation,
+                "latency_s": row.latency_s,
+                "operators": list(match.names) if match else [],
+                "found_by": match.by if match else "table",
+            }
+        )
+    return {
+        "layers": layers,
+        "profiles": [
+            {
+                "file": file,
+                "bits": list(measured.bits[file]),
+                "layers_s": sum(match.seconds for match in profile.matches),
+                "fixed_s": profile.overhead_s,
+                "unclaimed": [{"name": entry.name, "latency_s": entry.seconds} for entry in profile.rest],
+            }
+            for file, profile in measured.profiles.items()
+        ],
+    }
+
+
+def _shown(layers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows for people."""
+    return [
+        {
+            "layer": one["layer"],
+            "bits": f"{one['weight']}/{one['activation']}",
+            "latency": f"{one['latency_s'] * 1e6:.3f} µs",
+            "operators": " ".join(one["operators"]) or "-",
+            "found by": one["found_by"],
+        }
+        for one in layers
+    ]
+
+
+def _say(report: dict[str, Any], path: Path, task: str | None) -> None:
+    """Notes for people: what no layer claims, and the next step."""
+    for profile in report["profiles"]:
+        whole = profile["layers_s"] + profile["fixed_s"]
+        names = ", ".join(entry["name"] for entry in profile["unclaimed"]) or "nothing"
+        print(
+            f"{profile['file']}: {profile['fixed_s'] * 1e6:.3f} µs of {whole * 1e6:.3f} µs belong to no layer, and are "
+            f"the same for every policy: {names}",
+            file=sys.stderr,
+        )
+    ordered = [one["layer"] for one in report["layers"] if one["found_by"] == "order"]
+    if ordered:
+        print(
+            f"found by their order and shapes, since no operator bears their names; check them: {', '.join(ordered)}",
+            file=sys.stderr,
+        )
+    flag = f" --task {task}" if task else ""
+    print(f"next: 'mobo-mpq search{flag} --target {path} --dry-run'", file=sys.stderr)
