@@ -53,6 +53,7 @@ _HOME = {
     "load_task": "mobo_mpq.objectives.tasks",
     "non_dominated": "mobo_mpq.pareto",
     "optimize": "mobo_mpq.optimization",
+    "peak_activation_bytes": "mobo_mpq.memory",
     "search": "mobo_mpq.workflows.search",
     "trace_layers": "mobo_mpq.tracing",
 }
@@ -89,6 +90,7 @@ __all__ = [
     "load_task",
     "non_dominated",
     "optimize",
+    "peak_activation_bytes",
     "search",
     "trace_layers",
 ]
@@ -98,6 +100,7 @@ if TYPE_CHECKING:
     from mobo_mpq.errors import InfeasibleBudget, InputError, MoboError, UnknownName, WorkError
     from mobo_mpq.hardware import CostModel, HardwareTarget, cost_table
     from mobo_mpq.layers import LayerSpec, OpKind
+    from mobo_mpq.memory import peak_activation_bytes
     from mobo_mpq.objective import CostObjective, Direction, Measurement, ObjectiveInfo
     from mobo_mpq.objectives.hardware import load_target
     from mobo_mpq.objectives.tasks import load_task

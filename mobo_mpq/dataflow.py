@@ -115,7 +115,7 @@ class Ties:
     def __init__(self, graph: Graph) -> None:
         self._parent: dict[Node, Node] = {}
         self._added: set[Node] = set()
-        data = _data_nodes(graph)
+        data = data_nodes(graph)
         for node in graph.nodes:
             if op(node) in RECTIFIERS:
                 self.unite(site(operand(node, 0)), site(node))
@@ -154,7 +154,7 @@ def is_residual(node: Node, data: Set[Node]) -> bool:
     return str(tuple(value(operands[0]).shape)) == str(tuple(value(operands[1]).shape))
 
 
-def _data_nodes(graph: Graph) -> set[Node]:
+def data_nodes(graph: Graph) -> set[Node]:
     """Nodes that depend on what the user feeds: floating-point inputs, and embeddings of integer ones."""
     data: set[Node] = set()
     for node in graph.nodes:

@@ -34,6 +34,11 @@ class LayerSpec:
         activation_group: layers of one group share activation bits; ``""`` means its own.
         weight_group: layers of one group read the same weight, so they share its bits; ``""`` means its own.
         input_tensor: the tensor that is read; layers that read one tensor share its quantizer.
+        reader: a layer whose activation bits the output is stored with: one that reads it, or what becomes of it;
+            ``""`` where none is known.
+        reused: whether the input is read again after the layer, so that it has to stay.
+        held: other tensors that have to stay while the layer runs, such as the shortcut around it: of each, a layer as
+            ``reader``, and its elements.
     """
 
     name: str
@@ -46,6 +51,9 @@ class LayerSpec:
     activation_group: str = ""
     weight_group: str = ""
     input_tensor: str = ""
+    reader: str = ""
+    reused: bool = False
+    held: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", OpKind(self.kind))
@@ -75,7 +83,11 @@ class LayerSpec:
         return self.weight_group or self.name
 
 
+_OF_MEMORY = ("reader", "reused", "held")
+
+
 def architecture_digest(layers: Sequence[LayerSpec]) -> str:
     """SHA-256 over names, shapes and ties: two models that agree take the same policies."""
-    text = json.dumps([asdict(layer) for layer in layers], sort_keys=True)
+    described = [{key: value for key, value in asdict(layer).items() if key not in _OF_MEMORY} for layer in layers]
+    text = json.dumps(described, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

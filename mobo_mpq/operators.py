@@ -12,6 +12,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from mobo_mpq.dataflow import Ties, arguments, aten, is_float, module_path, op, operand, site, value
 from mobo_mpq.layers import LayerSpec, OpKind
+from mobo_mpq.lifetimes import read_surroundings
 from mobo_mpq.shapes import batch_symbol, per_sample, shape
 from mobo_mpq.unquantized import Unquantized, read_unquantized
 
@@ -75,6 +76,7 @@ def read_operators(module: GraphModule, parameters: int = 0) -> Trace:
     batch, ties = batch_symbol(graph), Ties(graph)
     found = {node: layer for node in graph.nodes if (layer := _read_layer(node, batch)) is not None}
     operators = _group(_number(list(found.values())), ties, graph)
+    operators = _surround(operators, ties, graph, batch)
     nodes = {node.name: node for node in graph.nodes}
     read = {nodes[o.tensor] for o in operators}
     members = {o.spec.activation_tie: ties.members(nodes[o.tensor], read) for o in operators}
@@ -188,3 +190,16 @@ def _group(operators: Sequence[Operator], ties: Ties, graph: Graph) -> list[Oper
         name = first.setdefault(tie, operator.spec.name) if sizes[tie] > 1 else ""
         grouped.append(replace(operator, spec=replace(operator.spec, activation_group=name)))
     return grouped
+
+
+def _surround(operators: Sequence[Operator], ties: Ties, graph: Graph, batch: Any) -> list[Operator]:
+    """Say what is in memory around each layer."""
+    nodes = {node.name: node for node in graph.nodes}
+    names = {ties.find(nodes[o.tensor]): o.spec.activation_tie for o in operators}
+    sources = {nodes[o.node]: nodes[o.tensor] for o in operators}
+    found = read_surroundings(graph, sources, names, ties, batch)
+    return [
+        replace(o, spec=replace(o.spec, reader=around.reader, reused=around.reused, held=around.held))
+        for o in operators
+        for around in (found[nodes[o.node]],)
+    ]
