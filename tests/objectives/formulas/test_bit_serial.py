@@ -1,4 +1,4 @@
-"""BISMO against the lookup table of HAQ (tests/data/README.md)."""
+"""BISMO against the lookup table of HAQ (tests/data/README.md), and against a simulation, cycle by cycle."""
 
 import csv
 from pathlib import Path
@@ -7,83 +7,139 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import spearmanr
 
 from mobo_mpq.errors import InputError
+from mobo_mpq.hardware import cost_table
 from mobo_mpq.layers import LayerSpec, OpKind
+from mobo_mpq.objectives.formulas.bit_serial import Operand, _ordered
 from mobo_mpq.objectives.hardware import load_target
 from mobo_mpq.policy import LayerBits
+from mobo_mpq.testing.networks import mobilenet_v2, traced
 
 TARGET = load_target("bismo-cloud")
+ARRAY = TARGET.latency.formula
 
 
 def cycles(layer: LayerSpec, weight: int, activation: int) -> float:
     return TARGET.latency.layer_cost(layer, LayerBits(weight, activation)) * TARGET.clock_hz
 
 
-def table() -> list[tuple[str, LayerSpec, int, int, int]]:
+def conv(cin: int, cout: int, hw: int, size: int = 1) -> LayerSpec:
+    return LayerSpec("c", OpKind.CONV, (cout, cin, size, size), (cin, hw, hw), (cout, hw, hw))
+
+
+def table() -> list[tuple[LayerSpec, int, int, int]]:
     rows = []
     with (Path(__file__).parents[2] / "data" / "haq_bit_serial_cycles_layers0to26.csv").open() as file:
         for row in csv.DictReader(file):
             cin, cout, size, hw, groups = (int(row[k]) for k in ("cin", "cout", "ksize", "out_hw", "groups"))
             kind = OpKind.DEPTHWISE if row["kind"] == "dw" else OpKind.CONV
             layer = LayerSpec("c", kind, (cout, cin // groups, size, size), (cin, hw, hw), (cout, hw, hw), groups)
-            rows.append((row["kind"], layer, int(row["w_bits"]), int(row["a_bits"]), int(row["cycles"])))
+            rows.append((layer, int(row["w_bits"]), int(row["a_bits"]), int(row["cycles"])))
     return rows
 
 
-def test_the_table_of_haq_is_followed():
+def test_the_table_of_haq_is_met_exactly():
     rows = table()
     assert len(rows) == 27 * 64
-    published = np.array([row[4] for row in rows], dtype=float)
-    ours = np.array([cycles(layer, w, a) for _, layer, w, a, _ in rows])
-    assert spearmanr(published, ours).statistic >= 0.998
-    for bits in (8, 4, 2):
-        uniform = np.array([w == a == bits for _, _, w, a, _ in rows])
-        assert ours[uniform].sum() == pytest.approx(published[uniform].sum(), rel=0.02)
+    assert [ARRAY.cycles(layer, LayerBits(w, a), 16) for layer, w, a, _ in rows] == [row[3] for row in rows]
 
 
-@pytest.mark.parametrize(("kind", "median"), [("conv", 0.003), ("dw", 0.003), ("pw", 0.05)])
-def test_each_kind_of_layer_is_within_its_known_error(kind, median):
-    errors = [abs(cycles(layer, w, a) / known - 1) for name, layer, w, a, known in table() if name == kind]
-    assert np.median(errors) <= median
+def test_so_are_its_sums_over_all_layers():
+    # the sums of the whole table at 1 to 8 bits everywhere; layers 27 to 52 are not in the extract
+    layers = traced(mobilenet_v2, 3, 224, 224).layers
+    uniform = [LayerBits(bits, bits) for bits in range(1, 9)]
+    sums = [3433704, 7063425, 11103578, 15716150, 20916896, 26653434, 32886714, 39624933]
+    assert cost_table(TARGET.latency, layers, uniform).sum(axis=0) * TARGET.clock_hz == pytest.approx(sums, rel=1e-12)
 
 
-def test_closed_forms():
-    # 2 x 5 tiles of 16 x 16, 2 words of 256 bits, 4 x 8 bit planes, 16 images
-    square = LayerSpec("c", OpKind.CONV, (80, 32, 3, 3), (32, 6, 5), (80, 6, 5))
-    assert cycles(square, 4, 8) == pytest.approx(16 * 2 * 5 * 2 * 4 * 8)
-    # one row of 16 images: the batch fills the rows, and the weights are streamed once
+def simulated(outer: Operand, inner: Operand, words: int) -> int:
+    """The pipeline, operation by operation."""
+
+    def arrivals(operand: Operand) -> dict[tuple[int, int, int], int]:
+        now, when = 0, {}
+        for tile in range(operand.tiles):
+            items = min(operand.tile, operand.items - tile * operand.tile)
+            for word in range(words):
+                for plane in range(operand.bits):
+                    now += items
+                    when[tile, word, plane] = now
+        return when
+
+    first, second, now = arrivals(outer), arrivals(inner), 0
+    for i in range(outer.tiles):
+        for j in range(inner.tiles):
+            for word in range(words):
+                for p in range(inner.bits):
+                    for q in range(outer.bits):
+                        now = max(now + 1, first[i, word, q], second[j, word, p])
+    return now
+
+
+operands = st.builds(Operand, st.integers(1, 40), st.integers(1, 9), st.integers(1, 8))
+
+
+@settings(deadline=None)
+@given(outer=operands, inner=operands, words=st.integers(1, 4))
+def test_the_closed_form_is_the_pipeline(outer, inner, words):
+    assert _ordered(outer, inner, words) == simulated(outer, inner, words)
+
+
+def test_what_large_layers_are_bound_by():
+    # computing: 13 x 40 tiles, 5 words, 8 x 8 planes, 16 images
+    assert cycles(conv(1280, 640, 14), 8, 8) == pytest.approx(16 * 13 * 40 * 5 * 64, rel=0.05)
+    # streaming activations, where channels are few
+    assert cycles(conv(64, 16, 112), 2, 8) == pytest.approx(16 * 112 * 112 * 8, rel=0.01)
+    # streaming weights, where positions are few
+    assert cycles(conv(256, 1600, 2), 8, 2) == pytest.approx(16 * 1600 * 8, rel=0.01)
+
+
+def test_kinds_of_layers():
+    # the batch fills the rows of a linear layer, and the weights are streamed once
     dense = LayerSpec("fc", OpKind.LINEAR, (1000, 1280), (1280,), (1000,))
-    assert cycles(dense, 8, 1) == pytest.approx(1000 * 5 * 8)
-    assert cycles(dense, 2, 8) == pytest.approx(max(63 * 5 * 2 * 8, 1000 * 5 * 2))
+    assert cycles(dense, 8, 1) == pytest.approx(1000 * 5 * 8, rel=1e-3)
     # a linear layer over 64 positions is a 1x1 convolution
     tokens = LayerSpec("mlp", OpKind.LINEAR, (128, 256), (64, 256), (64, 128))
-    as_conv = LayerSpec("mlp", OpKind.CONV, (128, 256, 1, 1), (256, 8, 8), (128, 8, 8))
-    assert cycles(tokens, 4, 4) == cycles(as_conv, 4, 4)
+    assert cycles(tokens, 4, 4) == cycles(conv(256, 128, 8), 4, 4)
     # a 1d convolution is a 2d one of width 1
     one = LayerSpec("c", OpKind.CONV, (8, 4, 3), (4, 100), (8, 100))
     two = LayerSpec("c", OpKind.CONV, (8, 4, 3, 1), (4, 100, 1), (8, 100, 1))
     assert cycles(one, 3, 5) == cycles(two, 3, 5)
     # groups follow one another
-    half = LayerSpec("c", OpKind.CONV, (24, 32, 3, 3), (32, 6, 5), (24, 6, 5))
-    grouped = LayerSpec("c", OpKind.CONV, (48, 32, 3, 3), (64, 6, 5), (48, 6, 5), groups=2)
-    assert cycles(grouped, 4, 8) == pytest.approx(2 * cycles(half, 4, 8))
+    grouped = LayerSpec("c", OpKind.CONV, (48, 32, 3, 3), (64, 6, 6), (48, 6, 6), groups=2)
+    assert cycles(grouped, 4, 8) == pytest.approx(2 * cycles(conv(32, 24, 6, 3), 4, 8))
+
+
+def depthwise(channels: int, hw: int, size: int = 3) -> LayerSpec:
+    shape = (channels, hw, hw)
+    return LayerSpec("c", OpKind.DEPTHWISE, (channels, 1, size, size), shape, shape, groups=channels)
 
 
 def test_depthwise_pays_for_activations_alone():
-    layer = LayerSpec("c", OpKind.DEPTHWISE, (96, 1, 3, 3), (96, 56, 56), (96, 56, 56), groups=96)
-    assert cycles(layer, 2, 8) == cycles(layer, 8, 8)
-    assert cycles(layer, 8, 2) == pytest.approx(cycles(layer, 8, 8) / 4)
-    wide = LayerSpec("c", OpKind.DEPTHWISE, (96, 1, 5, 5), (96, 56, 56), (96, 56, 56), groups=96)
-    assert cycles(wide, 8, 8) == pytest.approx(2 * cycles(layer, 8, 8))  # 25 taps take two places of 16
+    layer = depthwise(96, 56)
+    assert cycles(layer, 2, 8) == pytest.approx(cycles(layer, 8, 8), rel=1e-3)
+    assert cycles(layer, 8, 2) == pytest.approx(cycles(layer, 8, 8) / 4, rel=1e-2)
+    assert cycles(depthwise(96, 56, 5), 8, 8) == pytest.approx(2 * cycles(layer, 8, 8))  # 25 taps: two places of 16
+    assert cycles(depthwise(40, 56), 8, 8) == pytest.approx(cycles(depthwise(48, 56), 8, 8), rel=1e-3)  # words of 16
+
+
+def test_an_operand_that_is_too_large_is_computed_in_parts():
+    small, unlimited = (ARRAY.model_copy(update={"buffer_words": words}) for words in (4096, None))
+    layer, bits = conv(320, 1280, 7), LayerBits(8, 8)  # 20480 words of weights, 784 of activations
+    part, last = conv(320, 256, 7), LayerBits(8, 8)
+    assert small.cycles(layer, bits, 1) == 5 * unlimited.cycles(part, last, 1) > unlimited.cycles(layer, bits, 1)
+    # 3 tiles in 2 parts: one of 2 tiles, and one of what is left
+    halves = ARRAY.model_copy(update={"buffer_words": 200})
+    parts = [LayerSpec("c", OpKind.CONV, (16, 16), (16, n), (16, n)) for n in (32, 8, 40)]
+    costs = [unlimited.cycles(parts[0], bits, 1), unlimited.cycles(parts[1], bits, 1)]
+    assert halves.cycles(parts[2], bits, 1) == sum(costs)
 
 
 def test_edge_is_smaller_and_takes_one_image():
     edge = load_target("bismo-edge")
-    layer = LayerSpec("c", OpKind.CONV, (64, 64, 3, 3), (64, 16, 16), (64, 16, 16))
+    layer = conv(64, 64, 16, 3)
     expected = 32 * 8 * 3 * 8 * 8  # tiles of 8 x 8, words, bit planes
-    assert edge.latency.layer_cost(layer, LayerBits(8, 8)) * edge.clock_hz == pytest.approx(expected)
+    assert edge.latency.layer_cost(layer, LayerBits(8, 8)) * edge.clock_hz == pytest.approx(expected, rel=5e-3)
     assert (edge.batch, TARGET.batch, edge.energy, TARGET.energy) == (1, 16, None, None)
 
 
