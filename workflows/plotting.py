@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from mobo_mpq.errors import InputError
+from mobo_mpq.front import complete, maximised
 from mobo_mpq.objective import ObjectiveInfo
-from mobo_mpq.trial import Trial, TrialState
+from mobo_mpq.pareto import non_dominated
+from mobo_mpq.trial import Trial
 from mobo_mpq.workflows.record import StudyRecord
-from mobo_mpq.workflows.reporting import compact, is_share, scale_of, show_measured
+from mobo_mpq.workflows.reporting import is_share, scale_of
 
-_DENOISED = "Pareto set, denoised"
-_FRONT, _OTHERS, _FLOAT = "#0b6e4f", "#b8b8b8", "#c1440e"
+FRONT, OTHERS, FLOAT = "#0b6e4f", "#b8b8b8", "#c1440e"
+DENOISED = "Pareto set, denoised"
+COLOURS = "viridis"
+"""Scale of the quality, where there are several costs: a trial has one colour in all panels."""
 
 
 def plot(record: StudyRecord, out: Path) -> None:
     """Draw the front: quality against every cost, with the trials behind it and the float model's quality.
 
-    Where the strategy has estimates, the denoised front is drawn beside the raw one, thin and hollow.
+    Where the strategy has estimates, the denoised front is drawn beside the raw one, thin and hollow. Several costs are
+    drawn against each other as well, in the colour of the quality: in pairs as a PNG, as parallel coordinates in HTML.
 
     Args:
         record: of the study.
@@ -27,130 +34,103 @@ def plot(record: StudyRecord, out: Path) -> None:
     Raises:
         InputError: another ending, a folder that cannot be written, or no complete trial.
     """
-    draw = {".png": _png, ".html": _html}.get(out.suffix)
-    if draw is None:
+    if out.suffix not in (".png", ".html"):
         raise InputError(f"cannot plot to '{out.name}'; expected a name that ends in .png or .html")
     if not record.pareto():
         raise InputError(f"study '{record.name}' has no complete trial yet; go on with 'mobo-mpq resume {record.name}'")
+    from mobo_mpq.workflows import plotting_html, plotting_png  # each imports a library of its own
+
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        draw(record, out)
+        (plotting_png.draw if out.suffix == ".png" else plotting_html.draw)(Picture(record), out)
     except OSError as error:
         raise InputError(f"cannot write {out}: {error.strerror}; choose another --out") from None
 
 
-def _display(info: ObjectiveInfo, values: list[float]) -> tuple[list[float], str]:
-    """Values in the unit that suits their largest, and the axis' title."""
-    if is_share(info):
-        return [100 * value for value in values], "accuracy, %"
-    factor, unit = scale_of(info.unit, max(map(abs, values), default=1.0))
-    name = info.name.rsplit("_", 1)[0] if info.unit else info.name.replace("_", " ")
-    return [value / factor for value in values], f"{name}, {unit}" if unit else name
+@dataclass(frozen=True)
+class Axis:
+    """One objective in the unit that suits the study's largest value.
+
+    Attributes:
+        info: of the objective.
+        factor: from that unit to SI.
+        title: of the axis.
+    """
+
+    info: ObjectiveInfo
+    factor: float
+    title: str
+
+    @classmethod
+    def of(cls, info: ObjectiveInfo, trials: Sequence[Trial]) -> Axis:
+        """For the values of some trials."""
+        if is_share(info):
+            return cls(info, 0.01, f"{info.name}, %")
+        if not info.unit:
+            return cls(info, 1.0, info.name.replace("_", " "))
+        factor, unit = scale_of(info.unit, max((abs(t.values[info.name].value) for t in trials), default=1.0))
+        return cls(info, factor, f"{info.name.rsplit('_', 1)[0]}, {unit}")
+
+    def values(self, trials: Sequence[Trial]) -> list[float]:
+        """Of complete trials."""
+        return [self.show(trial.values[self.info.name].value) for trial in trials]
+
+    def show(self, value: float) -> float:
+        """A value in SI, in the unit of the axis."""
+        return value / self.factor
+
+    def limits(self, shown: Sequence[float]) -> tuple[float, float]:
+        """Ends of an axis on which these values lie."""
+        pad = 0.06 * (max(shown) - min(shown) or abs(max(shown)) or 1.0)
+        return min(shown) - pad, max(shown) + pad
 
 
-def _columns(record: StudyRecord, cost: ObjectiveInfo, trials: list[Trial]) -> tuple[list[float], list[float]]:
-    """Cost and quality in display units, scaled alike for all trials of the study."""
-    quality = record.quality
-    every = [t.values[cost.name].value for t in record.finished if t.state is TrialState.COMPLETE]
-    factor = 1.0 if not cost.unit else scale_of(cost.unit, max(every, default=1.0))[0]
-    x = [trial.values[cost.name].value / factor for trial in trials]
-    y, _ = _display(quality, [trial.values[quality.name].value for trial in trials])
-    return x, y
+class Picture:
+    """What both kinds of pictures show of a study that has a complete trial."""
 
+    def __init__(self, record: StudyRecord) -> None:
+        self.record = record
+        every = complete(record.finished)
+        self.quality, *self.costs = (Axis.of(info, every) for info in record.infos)
+        self.front = record.pareto()
+        numbers = {trial.number for trial in self.front}
+        self.others = [trial for trial in every if trial.number not in numbers]
+        self.denoised = record.denoised()
+        self.float_quality = self.quality.show(record.float_values[record.quality.name].value)
 
-def _parts(record: StudyRecord, cost: ObjectiveInfo) -> tuple[list[Trial], list[Trial], str, str]:
-    """Front (by cost), the other complete trials, and the titles of both axes."""
-    front = sorted(record.pareto(), key=lambda trial: trial.values[cost.name].value)
-    numbers = {trial.number for trial in front}
-    others = [t for t in record.finished if t.state is TrialState.COMPLETE and t.number not in numbers]
-    values = [trial.values[cost.name].value for trial in (*front, *others)]
-    return front, others, _display(cost, values)[1], _display(record.quality, [1.0])[1]
+    @property
+    def title(self) -> str:
+        """Of the whole picture."""
+        return f"{self.record.name}: {len(self.record.finished)} trials"
 
+    @property
+    def has_several_costs(self) -> bool:
+        """Whether the front is more than a line."""
+        return len(self.costs) > 1
 
-def _denoised(record: StudyRecord, cost: ObjectiveInfo) -> list[Trial]:
-    """Members of the denoised front with their estimates, by cost; none where there are no estimates."""
-    return sorted(record.denoised(), key=lambda trial: trial.values[cost.name].value)
+    @cached_property
+    def shown(self) -> list[Trial]:
+        """Members of the front that the axes are made for: two-bit disasters beyond the reference would flatten it."""
+        return self.record.of_interest() or self.front
 
+    @cached_property
+    def quality_limits(self) -> tuple[float, float]:
+        """Ends of the quality's axis: the front of interest, the float model and the worst of interest."""
+        values = [
+            *self.quality.values(self.shown),
+            self.float_quality,
+            self.quality.show(self.record.quality.reference),
+        ]
+        return self.quality.limits(values)
 
-def _png(record: StudyRecord, out: Path) -> None:
-    # matplotlib, since plotly needs a browser to write a PNG
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    def cost_limits(self, cost: Axis) -> tuple[float, float]:
+        """Ends of a cost's axis: the front of interest, and the highest bits."""
+        return cost.limits([*cost.values(self.shown), cost.show(cost.info.reference)])
 
-    costs = record.infos[1:]
-    figure = Figure(figsize=(6.4 * len(costs), 4.4), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    for axis, cost in zip(figure.subplots(1, len(costs), squeeze=False)[0], costs, strict=True):
-        front, others, x_title, y_title = _parts(record, cost)
-        axis.scatter(*_columns(record, cost, others), s=16, color=_OTHERS, label="other trials")
-        x, y = _columns(record, cost, front)
-        if len(costs) == 1:
-            axis.step(x, y, where="post", color=_FRONT, linewidth=1)
-        axis.scatter(x, y, s=32, color=_FRONT, label="Pareto set", zorder=3)
-        baseline = _display(record.quality, [record.float_values[record.quality.name].value])[0][0]
-        axis.axhline(baseline, color=_FLOAT, linewidth=1, linestyle="--", label="float model")
-        worst = _display(record.quality, [record.quality.reference])[0][0]
-        expected_x, expected_y = _columns(record, cost, _denoised(record, cost))
-        if expected_y:
-            if len(costs) == 1:
-                axis.step(expected_x, expected_y, where="post", color=_FRONT, linewidth=0.8, linestyle=":")
-            axis.scatter(expected_x, expected_y, s=48, facecolors="none", edgecolors=_FRONT, label=_DENOISED, zorder=4)
-        shown = [*y, *expected_y, baseline, worst]  # two-bit disasters far below the reference would flatten the front
-        pad = 0.06 * (max(shown) - min(shown) or 1.0)
-        axis.set_ylim(min(shown) - pad, max(shown) + pad)
-        axis.set_xlabel(x_title)
-        axis.set_ylabel(y_title)
-        axis.grid(alpha=0.3)
-    axis.legend(frameon=False)
-    figure.suptitle(f"{record.name}: {len(record.finished)} trials")
-    figure.savefig(str(out))
-
-
-def _html(record: StudyRecord, out: Path) -> None:
-    import plotly.graph_objects as go
-    from plotly.subplots import make_subplots
-
-    costs = record.infos[1:]
-    figure = make_subplots(rows=1, cols=len(costs))
-    for column, cost in enumerate(costs, start=1):
-        front, others, x_title, y_title = _parts(record, cost)
-        traces = [("other trials", others, _OTHERS, 7), ("Pareto set", front, _FRONT, 10)]
-        if record.estimates:
-            traces.append((_DENOISED, _denoised(record, cost), _FRONT, 12))
-        for name, trials, color, size in traces:
-            x, y = _columns(record, cost, trials)
-            line: dict[str, Any] = {"shape": "hv", "color": color}
-            marker: dict[str, Any] = {"color": color, "size": size}
-            if name == _DENOISED:
-                line |= {"dash": "dot", "width": 1}
-                marker["symbol"] = "circle-open"
-            figure.add_trace(
-                go.Scatter(
-                    x=x,
-                    y=y,
-                    name=name,
-                    mode="lines+markers" if name != "other trials" and len(costs) == 1 else "markers",
-                    line=line,
-                    marker=marker,
-                    text=[_hover(record, trial) for trial in trials],
-                    hoverinfo="text",
-                    showlegend=column == 1,
-                ),
-                row=1,
-                col=column,
-            )
-        baseline = _display(record.quality, [record.float_values[record.quality.name].value])[0][0]
-        figure.add_hline(
-            baseline, line_dash="dash", line_color=_FLOAT, annotation_text="float model", row=1, col=column
-        )
-        figure.update_xaxes(title_text=x_title, row=1, col=column)
-        figure.update_yaxes(title_text=y_title, row=1, col=column)
-    figure.update_layout(title=f"{record.name}: {len(record.finished)} trials", template="plotly_white")
-    figure.write_html(str(out), include_plotlyjs=True)  # the page works without a network
-
-
-def _hover(record: StudyRecord, trial: Trial) -> str:
-    lines = [f"trial {trial.number}"]
-    lines += [f"{info.name}: {show_measured(info, trial.values[info.name])}" for info in record.infos]
-    lines.append(compact(trial.policy) if trial.policy else "")
-    return "<br>".join(lines)
+    def line(self, cost: Axis, trials: Sequence[Trial]) -> list[Trial]:
+        """Those that no other one beats in the quality and this cost alone, by cost: the steps of one panel."""
+        if not trials:
+            return []
+        best = non_dominated(maximised((self.quality.info, cost.info), trials))
+        kept = [trial for trial, good in zip(trials, best, strict=True) if good]
+        return sorted(kept, key=lambda trial: trial.values[cost.info.name].value)

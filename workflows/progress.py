@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mobo_mpq.front import hypervolume_share
 from mobo_mpq.study import Study
 from mobo_mpq.trial import Trial
-from mobo_mpq.workflows.reporting import show, trial_line
+from mobo_mpq.workflows.reporting import show, show_share, trial_line
 
 
 class Reporter:
@@ -80,4 +80,4 @@ class Reporter:
 
     def _volume(self) -> str:
         share = hypervolume_share(self.study.problem.infos, self.study.finished, self.float_quality)
-        return f"hypervolume {100 * share:.2f} %"
+        return f"hypervolume {show_share(share)}"
