@@ -6,8 +6,8 @@ loss seen at costs of at most s, is a step function. A policy of loss f and cost
 
     EHVI = sum_k w_k(t) EI(e_k),    EI(e) = sigma (z Phi(z) + phi(z)),    z = (e - mu) / sigma,
 
-with ``w_k(t)`` the volume of step k beyond t. No box decomposition, no sampling of the candidate (ours, after Emmerich,
-Deutz and Klinkenberg, 2011).
+with ``w_k(t)`` the volume of step k beyond t: the steps are cut into boxes once, and a box beyond t is a box. The
+candidate is not sampled (ours, after Emmerich, Deutz and Klinkenberg, 2011).
 
 Noise: the losses of the evaluated policies are themselves uncertain. They are drawn from their joint posterior; a
 candidate's mean shifts with every draw, its variance does not, and the improvement is averaged over the draws. Running
@@ -17,7 +17,7 @@ trials, and earlier choices of a batch, join the draws with a sampled loss (sequ
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property, reduce
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +33,8 @@ from mobo_mpq.problem import Problem
 EXACT = 2**15
 """Up to so many candidates times observations, all candidates are screened by the exact posterior."""
 
-MAX_CELLS = 4096
-"""Of the grid that two and more costs span; fronts are thinned to keep it."""
+MAX_BOXES = 2**14
+"""That the steps of two and more costs are cut into; a front that needs more is thinned."""
 
 _CHUNK = 2**21  # numbers held at once
 _UNDERFLOW = 1e-30
@@ -69,22 +69,19 @@ class Envelope:
     """
 
     def __init__(self, losses: Floats, costs: Floats, reference_loss: float, reference_costs: Floats) -> None:
-        q = costs.shape[1]
-        relevant = _relevant(losses, costs, reference_loss, reference_costs)
-        values, kept = losses[:, relevant], costs[relevant]
         self.reference_costs = reference_costs
-        self.edges = [np.unique(kept[:, j]) for j in range(q)]
-        index = tuple(np.searchsorted(edge, kept[:, j]) + 1 for j, edge in enumerate(self.edges))
-        shape = tuple(len(edge) + 1 for edge in self.edges)
-        self._steps = []  # of each draw: levels, an order of the cells that groups equal levels, starts of the groups
-        for draw in values:
-            level = np.full(shape, reference_loss)
-            np.minimum.at(level, index, draw)
-            for axis in range(q):
-                level = np.minimum.accumulate(level, axis=axis)
-            order = np.argsort(level, axis=None, kind="stable")
-            levels, starts = np.unique(level.ravel()[order], return_index=True)
-            self._steps.append((levels, order, starts))
+        kept = _relevant(losses, costs, reference_loss, reference_costs)
+        while True:
+            cut = [_boxes(draw[kept], costs[kept], reference_loss, reference_costs) for draw in losses]
+            if max(len(level) for _, _, level in cut) <= MAX_BOXES:
+                break
+            kept = kept[np.argsort(costs[kept, 0], kind="stable")][::2]
+        self.kept = kept
+        self._steps = []  # of each draw: corners of its boxes, ordered by level; levels; where each begins
+        for low, high, level in cut:
+            order = np.argsort(level, kind="stable")
+            levels, starts = np.unique(level[order], return_index=True)
+            self._steps.append((low[order], high[order], levels, starts))
 
     def expected_improvement(self, mean: Floats, sd: Floats, costs: Floats, *, log: bool = False) -> Floats:
         """Expected hypervolume improvement of candidates, averaged over the draws.
@@ -97,42 +94,69 @@ class Envelope:
         """
         rule = expected_log_improvement if log else expected_improvement
         total = np.zeros(len(costs))
-        cells = int(np.prod([len(edge) + 1 for edge in self.edges]))
-        for rows in _slices(len(costs), max(1, _CHUNK // cells)):
-            width = self._widths(costs[rows])
-            for draw, (levels, order, starts) in enumerate(self._steps):
-                grouped = np.add.reduceat(width[:, order], starts, axis=1)  # c x levels
+        for draw, (low, high, levels, starts) in enumerate(self._steps):
+            for rows in _slices(len(costs), max(1, _CHUNK // len(low))):
+                width = np.ones((1, 1))
+                for j in range(costs.shape[1]):
+                    width = width * np.maximum(high[:, j] - np.maximum(low[:, j], costs[rows, j, None]), 0.0)
+                grouped = np.add.reduceat(width, starts, axis=1)  # c x levels
                 at, spread = (values[min(draw, len(values) - 1), rows, None] for values in (mean, np.atleast_2d(sd)))
                 total[rows] += (grouped * rule(levels, at, spread)).sum(-1)
         return total / len(self._steps)
 
-    def _widths(self, costs: Floats) -> Floats:  # c x q -> c x cells
-        """Volume of each cell beyond the candidates' costs."""
-        sides = []
-        for j, edge in enumerate(self.edges):
-            low, high = np.r_[-np.inf, edge], np.r_[edge, self.reference_costs[j]]
-            sides.append(np.maximum(high - np.maximum(low, costs[:, j, None]), 0.0))
-        product: Floats = reduce(lambda a, b: (a[:, :, None] * b[:, None, :]).reshape(len(costs), -1), sides)
-        return product
+
+def _boxes(
+    losses: Floats, costs: Floats, reference_loss: float, reference_costs: Floats
+) -> tuple[Floats, Floats, Floats]:  # n, n x q -> boxes x q, boxes x q, boxes
+    """Boxes of costs below the reference, none of which overlap, and the least loss seen in each.
+
+    Policies take what they dominate from what is left, the best loss first; what they take of a box is a box, and the
+    rest of it is cut into at most q.
+    """
+    if costs.shape[1] == 1:
+        return _line(losses, costs[:, 0], reference_loss, reference_costs)
+    low, high = np.full((1, costs.shape[1]), -np.inf), reference_costs[None].astype(np.float64)
+    taken: list[tuple[Floats, Floats, Floats]] = []
+    for i in np.argsort(losses, kind="stable"):
+        if losses[i] >= reference_loss:
+            break
+        hit = (high > costs[i]).all(-1)
+        start, end = low[hit], high[hit]
+        inside = np.maximum(start, costs[i])
+        taken.append((inside, end, np.full(len(end), losses[i])))
+        left = [(low[~hit], high[~hit])]
+        for j, cost in enumerate(costs[i]):  # what lies before the policy along j, and beyond it along all before j
+            cut = start[:, j] < cost
+            before = end[cut].copy()
+            before[:, j] = cost
+            left.append((start[cut].copy(), before))
+            start[:, j] = inside[:, j]
+        low, high = (np.concatenate(part) for part in zip(*left, strict=True))
+    taken.append((low, high, np.full(len(low), reference_loss)))
+    low, high, level = (np.concatenate(part) for part in zip(*taken, strict=True))
+    return low, high, level
+
+
+def _line(
+    losses: Floats, costs: Floats, reference_loss: float, reference_costs: Floats
+) -> tuple[Floats, Floats, Floats]:
+    """The same along one cost, where boxes are intervals."""
+    order = np.argsort(costs, kind="stable")
+    edges = np.r_[-np.inf, costs[order], reference_costs]
+    level = np.minimum.accumulate(np.r_[reference_loss, losses[order]])
+    return edges[:-1, None], edges[1:, None], level
 
 
 def _relevant(
     losses: Floats, costs: Floats, reference_loss: float, reference_costs: Floats
 ) -> NDArray[np.intp]:  # indices
-    """Policies that are on the front of some draw, above the reference; thinned where their grid would be too large."""
+    """Policies that are on the front of some draw, above the reference."""
     inside = np.flatnonzero((costs < reference_costs).all(-1) & (losses.min(0, initial=np.inf) < reference_loss))
-    if not len(inside):
-        return inside
     on_front = np.zeros(len(inside), dtype=np.bool_)
     for draw in losses[:, inside]:
         good = draw < reference_loss
         on_front[good] |= non_dominated(-np.column_stack([draw, costs[inside]])[good])
-    kept = inside[on_front]
-    most = int(MAX_CELLS ** (1 / costs.shape[1])) - 1
-    if costs.shape[1] == 1 or len(kept) <= most:
-        return kept
-    order = kept[np.argsort(costs[kept, 0], kind="stable")]
-    return order[np.linspace(0, len(order) - 1, most).round().astype(int)]
+    return inside[on_front]
 
 
 def _slices(n: int, step: int) -> Iterator[slice]:

@@ -19,7 +19,6 @@ from scipy.stats import norm, spearmanr
 
 from mobo_mpq.engine import acquisition
 from mobo_mpq.engine.acquisition import (
-    MAX_CELLS,
     Envelope,
     Improvement,
     expected_improvement,
@@ -159,15 +158,29 @@ def test_nothing_observed_leaves_the_whole_box() -> None:
     assert found == pytest.approx([0.5 * 1.0 * 3.0])
 
 
+def _mutually_incomparable(n: int, q: int) -> tuple[Floats, Floats, tuple[float, Floats]]:
+    direction = np.abs(np.random.default_rng(0).standard_normal((n, q + 1)))
+    points = 1.0 - direction / np.linalg.norm(direction, axis=1, keepdims=True)
+    return points[:, 0], points[:, 1:], (1.0, np.ones(q))
+
+
+@pytest.mark.parametrize(("n", "q"), [(48, 3), (150, 3), (300, 2), (40, 4)])
+def test_fronts_of_real_studies_are_exact_in_any_number_of_costs(n: int, q: int) -> None:
+    losses, costs, corner = _mutually_incomparable(n, q)
+    envelope = Envelope(losses[None], costs, *corner)
+    assert len(envelope.kept) == n, "nothing is thinned"
+    cost = np.random.default_rng(1).random((30, q)) * 0.6
+    found = envelope.expected_improvement(np.full((1, 30), 0.2), np.full(30, 1e-9), cost)
+    assert found == pytest.approx([_gain(losses, costs, corner, 0.2, c) for c in cost], abs=1e-9)
+
+
 @pytest.mark.parametrize("q", [2, 3])
-def test_large_fronts_are_thinned_to_a_bounded_grid(q: int) -> None:
-    rng = np.random.default_rng(0)
-    direction = np.abs(rng.standard_normal((3000, q + 1)))
-    points = 1.0 - direction / np.linalg.norm(direction, axis=1, keepdims=True)  # none dominates another
-    whole = points[:, 0], points[:, 1:], (1.0, np.ones(q))
+def test_large_fronts_are_thinned_to_a_bounded_number_of_boxes(q: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acquisition, "MAX_BOXES", 2**9)
+    whole = _mutually_incomparable(300, q)
     envelope = Envelope(whole[0][None], *whole[1:2], *whole[2])
-    assert np.prod([len(edge) + 1 for edge in envelope.edges]) <= MAX_CELLS
-    cost = rng.random((50, q)) * 0.5
+    assert 10 < len(envelope.kept) < 300
+    cost = np.random.default_rng(1).random((50, q)) * 0.5
     found = envelope.expected_improvement(np.full((1, 50), 0.3), np.full(50, 1e-9), cost)
     exact = np.array([_gain(*whole, 0.3, c) for c in cost])
     assert (found >= exact - 1e-9).all()  # what is left out can only make room
@@ -177,7 +190,7 @@ def test_large_fronts_are_thinned_to_a_bounded_grid(q: int) -> None:
 def test_one_cost_keeps_every_step_however_many_there_are() -> None:
     cost = np.linspace(0.0, 0.99, 5000)[:, None]
     envelope = Envelope(1.0 - cost.T, cost, 1.0, np.ones(1))
-    assert len(envelope.edges[0]) == 5000 - 1  # the first is no better than the reference
+    assert len(envelope.kept) == 5000 - 1  # the first is no better than the reference
 
 
 # --- the improvement of a fitted process ---------------------------------------------------------------------------
