@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +16,7 @@ from mobo_mpq.errors import InputError
 
 if TYPE_CHECKING:
     from mobo_mpq.layers import LayerSpec
+    from mobo_mpq.objectives.calibration import Calibration
     from mobo_mpq.objectives.profiles.importing import Measured
     from mobo_mpq.policy import LayerBits
 
@@ -187,3 +190,57 @@ def _say(report: dict[str, Any], path: Path, task: str | None) -> None:
         )
     flag = f" --task {task}" if task else ""
     print(f"next: 'mobo-mpq search{flag} --target {path} --dry-run'", file=sys.stderr)
+
+
+@profile_app.command()
+def calibrate(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="With a roofline: t4, a100, or a document.")],
+    table: Annotated[Path, typer.Argument(metavar="TABLE.csv", help="Measured layers, in our long form.")],
+    out: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="To write the fitted target to.")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the fitted target. [that of --out]")] = None,
+    task: Annotated[str | None, typer.Option(help="Whose layers the table names, where it has no shapes.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Fit a roofline to measured layers, and say how well it predicts layers that it has not seen."""
+    import tomli_w
+
+    from mobo_mpq.objectives.calibration import calibrate as fit
+    from mobo_mpq.objectives.calibration import calibrated_document
+    from mobo_mpq.objectives.hardware import load_target, parse_document, read_document
+    from mobo_mpq.objectives.profiles.importing import check_out, write_text
+    from mobo_mpq.objectives.profiles.records import read_table
+    from mobo_mpq.workflows.reporting import dump, rows_table, stdout
+
+    if out is not None:
+        check_out(out)
+    device, rows = load_target(target), read_table(table)
+    calibration = fit(device, rows, () if task is None else _layers(task))
+    if out is not None:
+        document = calibrated_document(read_document(target), calibration, name=name or out.stem, table=table.name)
+        parse_document(document, str(out), out.parent)
+        write_text(out, tomli_w.dumps(document))
+    report = calibration_report(calibration)
+    if as_json:
+        print(dump({"schema": 1, "target": device.name, "file": None if out is None else str(out), **report}))
+        return
+    stdout.print(rows_table([{"number": key, "fitted": f"{v:.4g}"} for key, v in report["numbers"].items()], "fitted"))
+    stdout.print(rows_table([{"errors": key, **_percent(report[key])} for key in ("before", "fitted", "held_out")]))
+    print(
+        f"{report['rows']} rows; 'held_out': each row predicted from a fit to other rows, in {report['folds']} folds",
+        file=sys.stderr,
+    )
+    if out is not None:
+        print(out)
+
+
+def calibration_report(calibration: Calibration) -> dict[str, Any]:
+    """A calibration as data; shares, not percent."""
+    errors = {key: asdict(getattr(calibration, key)) for key in ("before", "fitted", "held_out")}
+    for one in errors.values():
+        one["spearman"] = None if math.isnan(one["spearman"]) else one["spearman"]
+    return {"rows": calibration.rows, "folds": calibration.folds, "numbers": dict(calibration.numbers), **errors}
+
+
+def _percent(errors: dict[str, Any]) -> dict[str, str]:
+    shares = {key: f"{100 * errors[key]:.1f} %" for key in ("mean", "median", "worst")}
+    return {**shares, "rank correlation": "-" if errors["spearman"] is None else f"{errors['spearman']:.3f}"}

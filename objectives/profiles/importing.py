@@ -217,6 +217,23 @@ def write_target(document: Mapping[str, Any], rows: Sequence[Row], out: Path) ->
     return [out, table]
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        InputError: when it cannot be written.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        raise InputError(f"'{path}' cannot be written ({error.strerror}); give --out another path") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def check_out(out: Path) -> Path:
     """The table beside a document.
 
