@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from mobo_mpq.quant.base import QParams
-from mobo_mpq.quant.functional import expand
 
 UNSIGNED = (0, 255)
 SAFE_BITS = 7
@@ -60,21 +59,18 @@ class WeightCarrier(nn.Module):
     Args:
         grid: one scale for the whole tensor, or one per channel.
         weight: the float weight.
-        integer_inputs: whether all readers multiply it with integers. Otherwise its scale becomes a ``Mul`` of its own:
-            ONNX Runtime takes DequantizeLinear and a product with floats for a wish to have the floats quantized too.
     """
 
     scale: Tensor
     zero_point: Tensor
     integers: Tensor
 
-    def __init__(self, grid: QParams, weight: Tensor, *, integer_inputs: bool = True) -> None:
+    def __init__(self, grid: QParams, weight: Tensor) -> None:
         super().__init__()
         bits = (grid.qmax - grid.qmin).bit_length()
         middle = (grid.qmin + grid.qmax + 1) // 2
         spread = 2 ** max(SAFE_BITS - bits, 0)
         self.axis = grid.axis
-        self.integer_inputs = integer_inputs
         shape = () if grid.axis is None else (-1,)
         self.register_buffer("integers", ((grid.quantize(weight.detach()) - middle) * spread).to(torch.int8))
         self.register_buffer("scale", grid.scale.detach().reshape(shape) / spread)
@@ -82,14 +78,9 @@ class WeightCarrier(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """The nodes, in place of the float ``weight``."""
-        if self.integer_inputs:
-            return self._dequantize(weight, self.scale)
-        return self._dequantize(weight, torch.ones_like(self.scale)) * expand(self.scale, self.axis, weight.ndim)
-
-    def _dequantize(self, weight: Tensor, scale: Tensor) -> Tensor:
         return torch.onnx.ops.symbolic(
             "DequantizeLinear",
-            (self.integers, scale, self.zero_point),
+            (self.integers, self.scale, self.zero_point),
             None if self.axis is None else {"axis": self.axis % weight.ndim},
             dtype=weight.dtype,
             shape=weight.shape,

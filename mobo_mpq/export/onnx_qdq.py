@@ -19,12 +19,11 @@ import mobo_mpq
 from mobo_mpq.dataflow import aten, op, value
 from mobo_mpq.errors import InputError
 from mobo_mpq.export.carriers import ActivationCarrier, WeightCarrier
+from mobo_mpq.export.kernels import name_after_layers, suit_kernels
 from mobo_mpq.export.policy_json import PolicyDocument
 from mobo_mpq.folding import tensor_of
 from mobo_mpq.graph import Example, call
-from mobo_mpq.policy import Policy
 from mobo_mpq.quant.base import Quantizer, Role
-from mobo_mpq.quant.functional import OFF_BITS
 from mobo_mpq.quant.transform import QuantizedNetwork, quantizers
 from mobo_mpq.quiet import quiet
 from mobo_mpq.shapes import symbol
@@ -46,11 +45,15 @@ def export_onnx(
     Outputs with names of their own, such as ``logits``, keep them.
 
     Weights are stored as signed 8-bit integers with a scale per channel, and the product of both is the fake-quantized
-    weight bit for bit. Activations pass through QuantizeLinear and DequantizeLinear on unsigned 8-bit integers, with a
-    Min in front where the grid has fewer bits. Biases, and tensors of 16 or 32 bits, stay in float.
+    weight bit for bit: by DequantizeLinear where ONNX Runtime has an integer kernel for the layer between its
+    neighbours, else by operators that it folds when it loads the file. Activations pass through QuantizeLinear and
+    DequantizeLinear on unsigned 8-bit integers, with a Min in front where the grid has fewer bits. Biases, and tensors
+    of 16 or 32 bits, stay in float.
 
     ONNX Runtime computes what the network computes up to the rounding of float sums, but for one thing: between
     activations of 8 bits it fuses convolutions into integer kernels, whose biases are integers.
+
+    Nodes of a layer are called ``LAYER/OPERATOR``, which is what profiles of the file say.
 
     The file's ``metadata_props`` say where it comes from: ``mobo_mpq.policy`` holds the text of the policy file,
     ``mobo_mpq.model_digest`` and ``mobo_mpq.version`` the digest and the version of this package.
@@ -66,6 +69,8 @@ def export_onnx(
         InputError: when a quantizer has seen no data yet, or the file cannot be written.
     """
     program = _program(network, example)
+    suit_kernels(program.model)
+    name_after_layers(program.model, network.trace.operators)
     program.model.ir_version = IR_VERSION
     program.model.producer_name, program.model.producer_version = "mobo-mpq", mobo_mpq.__version__
     program.model.metadata_props["mobo_mpq.policy"] = PolicyDocument(network.policy, model_digest, target).to_json()
@@ -85,7 +90,7 @@ def lower(network: QuantizedNetwork) -> GraphModule:
     """
     lowered = copy.deepcopy(network).cpu()
     for name, quantizer in quantizers(lowered).items():
-        lowered.set_submodule(name, _carrier(lowered, quantizer, network.policy))
+        lowered.set_submodule(name, _carrier(lowered, quantizer))
     for node in lowered.graph.nodes:
         if op(node) is aten.view:  # carriers are dense; what follows a transposition may be no view of them any more
             node.target = aten.reshape.default
@@ -93,7 +98,7 @@ def lower(network: QuantizedNetwork) -> GraphModule:
     return lowered
 
 
-def _carrier(network: GraphModule, quantizer: Quantizer, policy: Policy) -> ActivationCarrier | WeightCarrier:
+def _carrier(network: GraphModule, quantizer: Quantizer) -> ActivationCarrier | WeightCarrier:
     site = quantizer.site
     assert site is not None  # apply_policy gives every quantizer its site
     if not quantizer.calibrated:
@@ -103,8 +108,7 @@ def _carrier(network: GraphModule, quantizer: Quantizer, policy: Policy) -> Acti
         )
     if site.role is Role.ACTIVATION:
         return ActivationCarrier(quantizer.qparams())
-    integer_inputs = all(policy[layer].activation not in OFF_BITS for layer in site.layers)
-    return WeightCarrier(quantizer.qparams(), tensor_of(network, site.tensor), integer_inputs=integer_inputs)
+    return WeightCarrier(quantizer.qparams(), tensor_of(network, site.tensor))
 
 
 def _program(network: QuantizedNetwork, example: Example) -> torch.onnx.ONNXProgram:

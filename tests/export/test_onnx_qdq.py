@@ -175,10 +175,13 @@ def stored_weights_are_the_fake_quantized_ones(path, network) -> int:
     arrays = {entry.name: entry for entry in model.graph.initializer}
     stored = []
     for node in model.graph.node:
-        if node.op_type == "DequantizeLinear" and node.input[0] in arrays:
+        if node.op_type in ("DequantizeLinear", "Cast") and node.input[0] in arrays:
             assert arrays[node.input[0]].data_type == onnx.TensorProto.INT8
-            following = [n for n in model.graph.node if node.output[0] in n.input]
-            nodes = [node, *(n for n in following if n.op_type == "Mul")]
+            nodes = [node]
+            while following := [
+                n for n in model.graph.node if n.op_type in ("Sub", "Mul") and n.input[0] in nodes[-1].output
+            ]:
+                nodes += following
             stored.append(run(nodes, [arrays[name] for n in nodes for name in n.input if name in arrays]))
     weights = [q for q in quantizers(network).values() if q.site.role is Role.WEIGHT]
     assert len(stored) == len(weights)
