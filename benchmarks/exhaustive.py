@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 
 from mobo_mpq.choices import Variable
 from mobo_mpq.errors import InputError, UnknownName
+from mobo_mpq.hardware import HardwareTarget
 from mobo_mpq.layers import LayerSpec
 from mobo_mpq.objective import CostObjective, Measurement, ObjectiveInfo
+from mobo_mpq.objectives.costs import cost_model
 from mobo_mpq.pareto import hypervolume
 from mobo_mpq.policy import Policy
 from mobo_mpq.problem import Problem
@@ -56,6 +58,21 @@ class Table:
     def without_sensitivity(self) -> Table:
         """The same table for those that have not measured them."""
         return replace(self, problem=replace(self.problem, sensitivity=None), sensitivity_cpu_s=0.0)
+
+    def priced(self, target: HardwareTarget, words: Sequence[str] = ("latency",)) -> Table:
+        """The same policies and qualities, traded against the costs of another device.
+
+        Args:
+            target: prices every layer at every pair of the space.
+            words: of the command line: latency, energy, size, bops.
+
+        Raises:
+            InputError: when the device cannot price one of them.
+        """
+        problem, layers = self.problem, self.problem.layers
+        models = [cost_model(word, target, layers) for word in words]
+        costs = [CostObjective.from_model(model, layers, problem.space) for model in models]
+        return replace(self, problem=replace(problem, objectives=(problem.quality, *costs)))
 
     def evaluate(self, policy: Policy) -> Measurement:
         """What the network measured under this policy.
