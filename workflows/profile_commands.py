@@ -207,7 +207,7 @@ def calibrate(
     from mobo_mpq.objectives.calibration import calibrate as fit
     from mobo_mpq.objectives.calibration import calibrated_document
     from mobo_mpq.objectives.hardware import load_target, parse_document, read_document
-    from mobo_mpq.objectives.profiles.importing import check_out, write_text
+    from mobo_mpq.objectives.profiles.importing import check_out, write_files
     from mobo_mpq.objectives.profiles.records import read_table
     from mobo_mpq.workflows.reporting import dump, rows_table, stdout
 
@@ -217,8 +217,7 @@ def calibrate(
     calibration = fit(device, rows, () if task is None else _layers(task))
     if out is not None:
         document = calibrated_document(read_document(target), calibration, name=name or out.stem, table=table.name)
-        parse_document(document, str(out), out.parent)
-        write_text(out, tomli_w.dumps(document))
+        write_files({out: tomli_w.dumps(document)}, lambda folder: parse_document(document, str(out), folder))
     report = calibration_report(calibration)
     if as_json:
         print(dump({"schema": 1, "target": device.name, "file": None if out is None else str(out), **report}))

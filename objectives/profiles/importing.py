@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -198,40 +199,33 @@ def write_target(document: Mapping[str, Any], rows: Sequence[Row], out: Path) ->
     Raises:
         InputError: when ``out`` does not end in ``.toml``, or cannot be written.
     """
-    table, folder = check_out(out), out.parent
-    texts = {table: write_table(rows, document["name"]), out: tomli_w.dumps(document)}
-    staged = {path: path.with_name(f".{path.name}.part") for path in texts}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        staged[table].write_text(texts[table], encoding="utf-8")
-        trial = {**document, "latency": {**document["latency"], "file": staged[table].name}}
-        parse_document(trial, str(out), folder)
-        staged[out].write_text(texts[out], encoding="utf-8")
-        for path, part in staged.items():
-            os.replace(part, path)
-    except OSError as error:
-        raise InputError(f"'{out}' cannot be written ({error.strerror}); give --out another path") from None
-    finally:
-        for part in staged.values():
-            part.unlink(missing_ok=True)
-    return [out, table]
+    table = check_out(out)
+    texts = {out: tomli_w.dumps(document), table: write_table(rows, document["name"])}
+    write_files(texts, lambda folder: parse_document(document, str(out), folder))
+    return list(texts)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all.
+def write_files(texts: Mapping[Path, str], check: Callable[[Path], object]) -> None:
+    """Write files of one folder whole, or none of them.
+
+    Args:
+        texts: by path.
+        check: is called with a folder that holds them, before they come to their place; what it raises is passed on.
 
     Raises:
-        InputError: when it cannot be written.
+        InputError: when they cannot be written.
     """
-    part = path.with_name(f".{path.name}.part")
+    first = next(iter(texts))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
+        first.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", dir=first.parent) as staging:
+            for path, text in texts.items():
+                (Path(staging) / path.name).write_text(text, encoding="utf-8")
+            check(Path(staging))
+            for path in texts:
+                os.replace(Path(staging) / path.name, path)
     except OSError as error:
-        raise InputError(f"'{path}' cannot be written ({error.strerror}); give --out another path") from None
-    finally:
-        part.unlink(missing_ok=True)
+        raise InputError(f"'{first}' cannot be written ({error.strerror}); give --out another path") from None
 
 
 def check_out(out: Path) -> Path:
