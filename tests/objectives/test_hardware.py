@@ -26,7 +26,10 @@ LAYERS = [
 
 UNPRICED = ["ane", "edge-tpu", "hexagon"]
 
-NOT_MONOTONE = {"diana": "its two arrays differ: a few weights are computed faster by the digital one"}
+NOT_MONOTONE = {
+    "diana": "its two arrays differ: a few weights are computed faster by the digital one",
+    "x86-ort": "tiny products are faster in float, and of narrow weights, those of 2 bits are slow",
+}
 
 
 def document(name: str) -> dict:
