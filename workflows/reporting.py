@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -284,3 +284,26 @@ def _cell(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "-", True: "yes", False: "no"}[value]
     return escape(", ".join(map(str, value)) if isinstance(value, list) else str(value))
+
+
+def short_pairs(pairs: Iterable[tuple[int, int]]) -> str:
+    """Pairs in short: ``2, 4, 8 × 8``; weights that take the same activations share an entry."""
+    activations: dict[int, set[int]] = {}
+    for weight, activation in pairs:
+        activations.setdefault(weight, set()).add(activation)
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for weight, found in sorted(activations.items()):
+        groups.setdefault(tuple(sorted(found)), []).append(weight)
+    return "; ".join(f"{short_bits(weights)} × {short_bits(found)}" for found, weights in groups.items())
+
+
+def short_bits(bits: Iterable[int]) -> str:
+    """``1, 2, 3, 4, 8`` in short: ``1-4, 8``."""
+    runs: list[list[int]] = []
+    for value in sorted(bits):
+        if runs and value == runs[-1][-1] + 1:
+            runs[-1].append(value)
+        else:
+            runs.append([value])
+    parts = [f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
+    return ", ".join(parts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mobo_mpq.hardware import HardwareTarget, Pair, Unpriced
@@ -10,7 +10,7 @@ from mobo_mpq.layers import OpKind
 from mobo_mpq.objectives.energy import ENERGIES, EnergyModel
 from mobo_mpq.objectives.hardware import load_target, target_names
 from mobo_mpq.objectives.latency import FORMULAS, LatencyModel
-from mobo_mpq.workflows.reporting import rows_table, stdout
+from mobo_mpq.workflows.reporting import rows_table, short_bits, short_pairs, stdout
 
 SCHEMA = 1
 
@@ -43,7 +43,8 @@ def show_target_rows(rows: list[dict[str, Any]]) -> None:
     hidden = ("kinds", "latency")
     bits = ("weight_bits", "activation_bits")
     shown = [
-        {key: _runs(value) if key in bits else value for key, value in row.items() if key not in hidden} for row in rows
+        {key: short_bits(value) if key in bits else value for key, value in row.items() if key not in hidden}
+        for row in rows
     ]
     stdout.print(rows_table(shown))
 
@@ -121,8 +122,8 @@ def _kind_row(kind: str, pairs: Mapping[str, Any]) -> dict[str, str]:
     carried: dict[Pair, set[Pair]] = {}
     for entry in pairs["carried"]:
         carried.setdefault(tuple(entry["carrier"]), set()).add(tuple(entry["pair"]))
-    native = _products({tuple(pair) for pair in pairs["native"]})
-    runs_as = "; ".join(f"{_products(some)} as {w}/{a}" for (w, a), some in sorted(carried.items()))
+    native = short_pairs({tuple(pair) for pair in pairs["native"]})
+    runs_as = "; ".join(f"{short_pairs(some)} as {w}/{a}" for (w, a), some in sorted(carried.items()))
     price = "no" if pairs["unpriced"] else "yes"
     return {"kind": kind, "computed with": native or "-", "run as a wider pair": runs_as or "-", "latency known": price}
 
@@ -176,26 +177,3 @@ def _number(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_number, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _products(pairs: Iterable[Pair]) -> str:
-    """Pairs in short: ``2, 4, 8 × 8``; weights that take the same activations share an entry."""
-    activations: dict[int, set[int]] = {}
-    for weight, activation in pairs:
-        activations.setdefault(weight, set()).add(activation)
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for weight, found in sorted(activations.items()):
-        groups.setdefault(tuple(sorted(found)), []).append(weight)
-    return "; ".join(f"{_runs(weights)} × {_runs(found)}" for found, weights in groups.items())
-
-
-def _runs(bits: Iterable[int]) -> str:
-    """``1, 2, 3, 4, 8`` in short: ``1-4, 8``."""
-    runs: list[list[int]] = []
-    for value in sorted(bits):
-        if runs and value == runs[-1][-1] + 1:
-            runs[-1].append(value)
-        else:
-            runs.append([value])
-    parts = [f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
-    return ", ".join(parts)
