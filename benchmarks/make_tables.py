@@ -109,8 +109,15 @@ def main() -> None:
 
 def prepared(definition: Definition) -> tuple[Prepared, SearchSpace]:
     """The network, and the part of its space that the table covers."""
+    options = {"biases": "off"} if definition.recipe == "ptq" else {}  # as when the tables were made
     config = StudyConfig.parse(
-        {"task": definition.task, "target": definition.target, "recipe": definition.recipe, "trials": 1}
+        {
+            "task": definition.task,
+            "target": definition.target,
+            "recipe": definition.recipe,
+            "recipe_options": options,
+            "trials": 1,
+        }
     )
     made = prepare(resolve(config))
     pairs = {

@@ -65,7 +65,7 @@ def _fold(module: GraphModule, norm: Node) -> None:
     name = _bias_name(module, weight.target) if bias is None else bias.target
     _store(module, name, offset, old.requires_grad)
     if bias is None:
-        _attach_bias(module, layer, name, offset)
+        _read_bias(module, layer, name, offset)
     for result in list(norm.users):  # getitem 0: in eval mode the other results have no readers
         result.replace_all_uses_with(layer)
 
@@ -85,7 +85,14 @@ def _store(module: nn.Module, name: str, data: Tensor, requires_grad: bool) -> N
     holder.register_parameter(attribute, nn.Parameter(data, requires_grad=requires_grad))
 
 
-def _attach_bias(module: GraphModule, layer: Node, name: str, bias: Tensor) -> None:
+def attach_bias(module: GraphModule, layer: Node, weight: str, bias: Tensor) -> None:
+    """Give a convolution or linear layer without a bias the parameter ``bias``, named after its ``weight``."""
+    name = _bias_name(module, weight)
+    _store(module, name, bias, tensor_of(module, weight).requires_grad)
+    _read_bias(module, layer, name, bias)
+
+
+def _read_bias(module: GraphModule, layer: Node, name: str, bias: Tensor) -> None:
     with module.graph.inserting_before(layer):
         reader = module.graph.get_attr(name)
     reader.meta["val"] = bias.to("meta")

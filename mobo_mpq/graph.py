@@ -40,7 +40,7 @@ _MODULES = "output_modules"
 
 def call(network: nn.Module, inputs: Example) -> Any:
     """Run a network on a tensor, a tuple of positional or a dict of keyword arguments."""
-    args, kwargs = _split(inputs)
+    args, kwargs = split_inputs(inputs)
     return network(*args, **kwargs)
 
 
@@ -180,7 +180,8 @@ def model_digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _split(inputs: Example) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def split_inputs(inputs: Example) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments of a call."""
     if isinstance(inputs, dict):
         return (), inputs
     if isinstance(inputs, tuple | list):
@@ -199,7 +200,7 @@ def _is_tensor(leaf: Any) -> bool:
 
 def _two_samples(example: Example) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The example with a batch of 2: sizes 0 and 1 would become constants of the graph."""
-    inputs = _split(example)
+    inputs = split_inputs(example)
     tensors = [leaf for leaf in pytree.tree_leaves(inputs) if _is_tensor(leaf)]
     if not tensors or not tensors[0].shape[0]:
         raise InputError("the example holds no samples; expected at least one tensor whose first axis is the batch")

@@ -66,10 +66,16 @@ def table(text: str) -> dict[str, str]:
 
 
 def options() -> dict[str, set[str]]:
-    """Verb -> its flags."""
+    """Verb -> its flags, and those of its own verbs."""
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     return {
-        verb: {flag for p in command.params for flag in (*p.opts, *p.secondary_opts) if flag.startswith("--")}
+        verb: {
+            flag
+            for one in (command, *getattr(command, "commands", {}).values())
+            for p in one.params
+            for flag in (*p.opts, *p.secondary_opts)
+            if flag.startswith("--")
+        }
         for verb, command in commands.items()
     }
 
@@ -203,6 +209,11 @@ def test_fields_and_defaults_of_the_study_file() -> None:
 def test_options_and_defaults_of_qat() -> None:
     rows, recipe = table(section_of("methods/lsq-qat.md", "## Options")), default_recipe("qat")
     assert {name: float(value) for name, value in rows.items()} == {"epochs": recipe.epochs, **recipe.options}
+
+
+def test_options_and_defaults_of_ptq() -> None:
+    rows = table(section_of("methods/ptq.md", "## Options"))
+    assert {name: json.loads(value) for name, value in rows.items()} == default_recipe("ptq").options
 
 
 @pytest.mark.parametrize("names", [task_names(), target_names(), strategy_names(), recipe_names(), FORMATS], ids=str)

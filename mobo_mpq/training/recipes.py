@@ -1,21 +1,21 @@
-"""Recipes: how a policy becomes a quantized network."""
+"""Recipes: how a policy becomes a quantized network. Each is a :class:`Method` in a file of its own."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from importlib import import_module
+from typing import Any, ClassVar, Generic, TypeVar
 
 from mobo_mpq.errors import InputError, UnknownName
 from mobo_mpq.graph import Network
 from mobo_mpq.policy import Policy
 from mobo_mpq.quant.base import Scheme
-from mobo_mpq.quant.lsq import LsqScheme
-from mobo_mpq.quant.transform import ACTIVATION, WEIGHT, QuantizedNetwork, apply_policy, calibrate
+from mobo_mpq.quant.transform import QuantizedNetwork, apply_policy, calibrate
 from mobo_mpq.seeding import derive
-from mobo_mpq.training.data import Inputs, accepted_by, batch_count, device_of, passes, to_device
+from mobo_mpq.training.data import Inputs, accepted_by, device_of, to_device
 from mobo_mpq.training.isolation import isolated
-from mobo_mpq.training.loop import Settings, finetune
 from mobo_mpq.training.losses import Loss
 from mobo_mpq.training.probe import Probe
 from mobo_mpq.trial import Recipe
@@ -38,43 +38,99 @@ class TrainingContext:
     calibration: Sequence[Inputs]
 
 
-Run = Callable[[Recipe, TrainingContext, QuantizedNetwork, int, Probe | None], None]
-"""What a recipe does to a network that has quantizers but is not calibrated.
-
-The last arguments are the trial's seed, and a probe for its fine-tune; recipes that train nothing ignore it.
-"""
+Options = TypeVar("Options")
+D = TypeVar("D")
 
 
-@dataclass(frozen=True)
-class _Entry:
-    run: Run
-    default: Recipe
-    weight: Scheme
-    activation: Scheme
+class Method(ABC, Generic[Options]):
+    """What a recipe does; stateless, one for all trials. ``Options`` holds its options, parsed and checked."""
+
+    default: ClassVar[Recipe]
+    """Every option it takes, at its default."""
+
+    @abstractmethod
+    def options(self, recipe: Recipe) -> Options:
+        """Parse and check a recipe's options.
+
+        Raises:
+            UnknownName: for an option that it does not take, or a word that it does not know.
+            InputError: for an option of a wrong value.
+        """
+
+    @abstractmethod
+    def schemes(self, options: Options) -> tuple[Scheme, Scheme]:
+        """Of weights and activations."""
+
+    def source(self, network: Network, options: Options) -> Network:
+        """The float network that is quantized: ``network``, or one that computes the same."""
+        return network
+
+    def prepare(self, network: QuantizedNetwork, options: Options) -> None:  # noqa: B027 - most have nothing to prepare
+        """Add what the state of a finished network holds beyond that of an uncalibrated one."""
+
+    @abstractmethod
+    def run(
+        self,
+        options: Options,
+        recipe: Recipe,
+        context: TrainingContext,
+        network: QuantizedNetwork,
+        seed: int,
+        probe: Probe | None,
+    ) -> None:
+        """Calibrate, and whatever follows; ``network`` is changed in place.
+
+        Args:
+            options: of the recipe.
+            recipe: epochs and share of the data.
+            context: float network and data.
+            network: has quantizers that are not calibrated.
+            seed: of the trial.
+            probe: looks at the network early in its fine-tune; recipes that train nothing ignore it.
+        """
 
 
-_RECIPES: dict[str, _Entry] = {}
+_METHODS: dict[str, Method[Any]] = {}
+M = TypeVar("M", bound=type[Method[Any]])
 
 
-def register_recipe(default: Recipe, *, weight: Scheme, activation: Scheme) -> Callable[[Run], Run]:
-    """Make a recipe known by ``default.kind``.
+def register_recipe(default: Recipe) -> Callable[[M], M]:
+    """Class decorator: make a recipe known by ``default.kind``.
 
     Args:
         default: every option it takes, at its default.
-        weight: scheme of the weights.
-        activation: scheme of the activations.
     """
 
-    def register(run: Run) -> Run:
-        _RECIPES[default.kind] = _Entry(run, default, weight, activation)
-        return run
+    def register(method: M) -> M:
+        method.default = default
+        _METHODS[default.kind] = method()
+        return method
 
     return register
 
 
+def parsed(options: type[D], recipe: Recipe) -> D:
+    """The options of a recipe as a dataclass whose fields are numbers (``float``) and words (``str``).
+
+    Raises:
+        UnknownName: for an option that is no field.
+        InputError: for a word where a number is expected, or what the dataclass refuses.
+    """
+    kinds = {field.name: field.type for field in fields(options)}
+    values: dict[str, float | str] = {}
+    for name, value in recipe.options.items():
+        if name not in kinds:
+            raise UnknownName(f"option of recipe '{recipe.kind}'", name, kinds)
+        try:
+            values[name] = float(value) if kinds[name] in (float, "float") else str(value)
+        except (TypeError, ValueError):
+            raise InputError(f"option '{name}' of recipe '{recipe.kind}' is {value!r}; expected a number") from None
+    return options(**values)
+
+
 def recipe_names() -> tuple[str, ...]:
     """Names of the recipes."""
-    return tuple(sorted(_RECIPES))
+    return tuple(sorted(_methods()))
 
 
 def default_recipe(kind: str) -> Recipe:
@@ -83,7 +139,7 @@ def default_recipe(kind: str) -> Recipe:
     Raises:
         UnknownName: when there is none of that name.
     """
-    return _entry(kind).default
+    return _method(kind).default
 
 
 def trains(recipe: Recipe) -> bool:
@@ -117,9 +173,10 @@ def run_recipe(
         TrainingDiverged: when the loss is no longer finite.
     """
     check_recipe(recipe)
+    method = _method(recipe.kind)
     with isolated(derive(seed, "recipe", recipe.kind)):
         network = apply_uncalibrated(context, policy, recipe)
-        _entry(recipe.kind).run(recipe, context, network, seed, probe)
+        method.run(method.options(recipe), recipe, context, network, seed, probe)
     return network.requires_grad_(False)
 
 
@@ -128,8 +185,12 @@ def apply_uncalibrated(context: TrainingContext, policy: Policy, recipe: Recipe)
 
     Raises: as :func:`run_recipe`.
     """
-    entry = _entry(recipe.kind)
-    return apply_policy(context.network, policy, weight=entry.weight, activation=entry.activation)
+    method = _method(recipe.kind)
+    options = method.options(recipe)
+    weight, activation = method.schemes(options)
+    network = apply_policy(method.source(context.network, options), policy, weight=weight, activation=activation)
+    method.prepare(network, options)
+    return network
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -137,61 +198,33 @@ def check_recipe(recipe: Recipe) -> None:
 
     Raises:
         UnknownName: for an unknown recipe, or an option that it does not take.
-        InputError: for epochs below 0, or a share of the data outside (0, 1].
+        InputError: for epochs below 0, a share of the data outside (0, 1], or an option of a wrong value.
     """
-    known = _entry(recipe.kind).default.options
-    for option in recipe.options:
-        if option not in known:
-            raise UnknownName(f"option of recipe '{recipe.kind}'", option, known)
+    method = _method(recipe.kind)
     if not 0.0 <= recipe.epochs < float("inf"):
         raise InputError(f"recipe '{recipe.kind}' has epochs {recipe.epochs!r}; expected 0 or more")
     if not 0.0 < recipe.train_fraction <= 1.0:
         raise InputError(
             f"recipe '{recipe.kind}' has train_fraction {recipe.train_fraction!r}; expected more than 0, at most 1"
         )
+    method.options(recipe)
 
 
-def _entry(kind: str) -> _Entry:
-    if kind not in _RECIPES:
-        raise UnknownName("recipe", kind, _RECIPES)
-    return _RECIPES[kind]
-
-
-def _calibrate(context: TrainingContext, network: QuantizedNetwork) -> None:
+def calibrated(network: QuantizedNetwork, context: TrainingContext) -> list[Inputs]:
+    """Choose the ranges of all activations, and return the calibration data as the network takes them."""
     names, device = set(network.example[1]), device_of(network)
-    calibrate(network, (to_device(accepted_by(inputs, names), device) for inputs in context.calibration))
+    batches = [to_device(accepted_by(inputs, names), device) for inputs in context.calibration]
+    calibrate(network, batches)
+    return batches
 
 
-@register_recipe(Recipe("ptq"), weight=WEIGHT, activation=ACTIVATION)
-def ptq(
-    recipe: Recipe, context: TrainingContext, network: QuantizedNetwork, seed: int, probe: Probe | None = None
-) -> None:
-    """Post-training quantization: ranges of least squared error, nothing trained."""
-    _calibrate(context, network)
+def _methods() -> dict[str, Method[Any]]:
+    import_module("mobo_mpq.training.methods")  # its modules import this one, and register themselves
+    return _METHODS
 
 
-@register_recipe(
-    Recipe("qat", epochs=1.5, options=asdict(Settings())),
-    weight=LsqScheme(),
-    activation=LsqScheme(symmetric=False, per_channel=False),
-)
-def qat(
-    recipe: Recipe, context: TrainingContext, network: QuantizedNetwork, seed: int, probe: Probe | None = None
-) -> None:
-    """Quantization-aware training: starts from what ``ptq`` gives, then learns weights and step sizes (LSQ)."""
-    settings = _settings(recipe)
-    _calibrate(context, network)
-    steps = round(recipe.epochs * batch_count(context.train, recipe.train_fraction))
-    if steps:
-        batches = passes(context.train, derive(seed, "batches"), recipe.train_fraction)
-        finetune(network, batches, context.loss, steps, settings, context.network, probe)
-
-
-def _settings(recipe: Recipe) -> Settings:
-    values: dict[str, float] = {}
-    for name, value in recipe.options.items():
-        try:
-            values[name] = float(value)
-        except (TypeError, ValueError):
-            raise InputError(f"option '{name}' of recipe '{recipe.kind}' is {value!r}; expected a number") from None
-    return Settings(**values)
+def _method(kind: str) -> Method[Any]:
+    methods = _methods()
+    if kind not in methods:
+        raise UnknownName("recipe", kind, tuple(sorted(methods)))
+    return methods[kind]

@@ -1,0 +1,1 @@
+"""What turns a calibrated network into a good one without training it: biases, rounding, equal channels."""

@@ -1,0 +1,44 @@
+"""Quantization-aware training: starts from what ``ptq`` gives, then learns weights and step sizes (LSQ)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from mobo_mpq.quant.base import Scheme
+from mobo_mpq.quant.lsq import LsqScheme
+from mobo_mpq.quant.transform import QuantizedNetwork
+from mobo_mpq.seeding import derive
+from mobo_mpq.training.data import batch_count, passes
+from mobo_mpq.training.loop import Settings, finetune
+from mobo_mpq.training.probe import Probe
+from mobo_mpq.training.recipes import Method, TrainingContext, calibrated, parsed, register_recipe
+from mobo_mpq.trial import Recipe
+
+
+@register_recipe(Recipe("qat", epochs=1.5, options=asdict(Settings())))
+class Qat(Method[Settings]):
+    """A short fine-tune with distillation from the float network."""
+
+    def options(self, recipe: Recipe) -> Settings:
+        """Of the fine-tune."""
+        return parsed(Settings, recipe)
+
+    def schemes(self, options: Settings) -> tuple[Scheme, Scheme]:
+        """Learned step sizes."""
+        return LsqScheme(), LsqScheme(symmetric=False, per_channel=False)
+
+    def run(
+        self,
+        options: Settings,
+        recipe: Recipe,
+        context: TrainingContext,
+        network: QuantizedNetwork,
+        seed: int,
+        probe: Probe | None,
+    ) -> None:
+        """Calibrate, then train."""
+        calibrated(network, context)
+        steps = round(recipe.epochs * batch_count(context.train, recipe.train_fraction))
+        if steps:
+            batches = passes(context.train, derive(seed, "batches"), recipe.train_fraction)
+            finetune(network, batches, context.loss, steps, options, context.network, probe)
