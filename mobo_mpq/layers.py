@@ -59,6 +59,7 @@ class LayerSpec:
         object.__setattr__(self, "kind", OpKind(self.kind))
         for field in ("weight_shape", "input_shape", "output_shape"):
             object.__setattr__(self, field, tuple(int(size) for size in getattr(self, field)))
+        object.__setattr__(self, "held", tuple((str(reader), int(elements)) for reader, elements in self.held))
 
     @property
     def macs(self) -> int:

@@ -1,3 +1,6 @@
+import json
+from dataclasses import asdict
+
 import pytest
 
 from mobo_mpq.layers import LayerSpec, OpKind, architecture_digest
@@ -30,6 +33,13 @@ def test_kind_and_shapes_may_come_as_strings_and_lists() -> None:
     assert layer.weight_shape == (10, 4)
     with pytest.raises(ValueError, match="'lstm' is not a valid OpKind"):
         LayerSpec("rnn", "lstm", (1,), (1,), (1,))  # type: ignore[arg-type]
+
+
+def test_a_layer_that_was_written_as_json_is_the_same() -> None:
+    layer = LayerSpec("a", OpKind.LINEAR, (4, 4), (4,), (4,), reader="b", reused=True, held=(("b", 64), ("", 40)))
+    read = LayerSpec(**json.loads(json.dumps(asdict(layer))))
+    assert read == layer
+    assert hash(read) == hash(layer)
 
 
 def test_a_layer_decides_alone_unless_it_is_in_a_group() -> None:
