@@ -61,9 +61,13 @@ def final_numbers(journal: Path) -> list[int]:
     return sorted(e["number"] for e in events if e["state"] != "running")
 
 
+@pytest.mark.parametrize(("strategy", "costs"), [("tpe", "latency"), ("mobo", "latency,energy,size")])
 @pytest.mark.usefixtures("local_ray")
-def test_ray_gives_what_a_serial_run_gives(command: Command, toy: str, tmp_path: Path) -> None:
-    common = ["--task", toy, "--strategy", "tpe", "--trials", 5, "--epochs", 0.5, "--home", tmp_path]
+def test_ray_gives_what_a_serial_run_gives(
+    strategy: str, costs: str, command: Command, toy: str, tmp_path: Path
+) -> None:
+    common = ["--task", toy, "--strategy", strategy, "--objectives", costs, "--trials", 5, "--epochs", 0.5]
+    common += ["--home", tmp_path]
     assert command("search", *common, "--name", "serial", "--runner", "serial") == 0
     assert command("search", *common, "--name", "ray", "--concurrency", 1) == 0
     assert results(tmp_path, "ray") == results(tmp_path, "serial")
