@@ -9,6 +9,7 @@ from typing import Literal
 from mobo_mpq.errors import InputError
 from mobo_mpq.hardware import HardwareTarget
 from mobo_mpq.layers import LayerSpec
+from mobo_mpq.policy import Policy
 
 Pairs = frozenset[tuple[int, int]]
 Role = Literal["weight", "activation"]
@@ -129,3 +130,25 @@ def decide(
             members = tuple(other for other, k in zip(names, keys[role], strict=True) if k == key)
             decisions.append(Variable(f"{name}.{role}", role, tuple(sorted(choices[role, key])), members))
     return tuple(live), tuple(decisions)
+
+
+def why_illegal(policy: Policy, names: Sequence[str], pairs: Sequence[Pairs], decisions: Sequence[Variable]) -> str:
+    """What is wrong with a policy of these layers that is none of the space, for messages."""
+    for variable in decisions:
+        first = getattr(policy[variable.layers[0]], variable.role)
+        if first not in variable.choices:
+            return (
+                f"layer '{variable.layers[0]}' has {first} {variable.role} bits; "
+                f"expected one of {', '.join(map(str, variable.choices))}"
+            )
+        bits = {getattr(policy[name], variable.role) for name in variable.layers}
+        if len(bits) > 1:
+            return (
+                f"layers {', '.join(variable.layers)} share their {variable.role} bits, but the policy gives them "
+                f"{', '.join(map(str, sorted(bits)))}; expected one number"
+            )
+    name, legal = next((name, own) for name, own in zip(names, pairs, strict=True) if tuple(policy[name]) not in own)
+    return (
+        f"layer '{name}' has {policy[name].weight}/{policy[name].activation} bits; expected one of "
+        f"{', '.join(f'{w}/{a}' for w, a in sorted(legal))} (weight/activation)"
+    )

@@ -17,6 +17,9 @@ from mobo_mpq.layers import LayerSpec
 from mobo_mpq.policy import Policy
 from mobo_mpq.space import SearchSpace
 
+_BLOCK = 1024
+"""Policies that are priced together: what they need stays in the processor's cache."""
+
 
 class Direction(StrEnum):
     """Which way is better."""
@@ -98,9 +101,13 @@ class CostObjective:
 
     def of_levels(self, levels: NDArray[np.intp]) -> NDArray[np.float64]:  # (..., d) -> (...)
         """Costs of policies given by the level of each variable."""
-        options = self.space.option_indices(levels)  # (..., layers)
-        cost: NDArray[np.float64] = self.table[np.arange(len(self.table)), options].sum(axis=-1)
-        return cost
+        rows = levels.reshape(math.prod(levels.shape[:-1]), levels.shape[-1])  # -1 would not do where d is 0
+        costs = np.empty(len(rows))
+        layers = np.arange(len(self.table))
+        for start in range(0, len(rows), _BLOCK):
+            options = self.space.option_indices(rows[start : start + _BLOCK])  # (block, layers)
+            costs[start : start + _BLOCK] = self.table[layers, options].sum(axis=-1)
+        return costs.reshape(levels.shape[:-1])
 
 
 def maximised(infos: Sequence[ObjectiveInfo], values: Mapping[str, Measurement]) -> NDArray[np.float64]:  # m

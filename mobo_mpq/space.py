@@ -11,13 +11,13 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
+from typing import NoReturn, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mobo_mpq.arrays import Levels
-from mobo_mpq.choices import ROLES, Pairs, Role, Variable, check_supported, decide, layer_pairs, merge
+from mobo_mpq.choices import ROLES, Pairs, Role, Variable, check_supported, decide, layer_pairs, merge, why_illegal
 from mobo_mpq.counting import count
 from mobo_mpq.errors import InputError, PolicyError, UnknownName
 from mobo_mpq.hardware import HardwareTarget
@@ -26,6 +26,11 @@ from mobo_mpq.policy import LayerBits, Policy
 
 _LARGEST_GRID = 2**20
 _MOST_BITS = 64
+_BLOCK = 512
+"""Policies that are looked at together: what they need stays in the processor's cache."""
+
+
+_joined = itertools.chain.from_iterable
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,25 +151,28 @@ class SearchSpace:
         Raises:
             PolicyError: when a policy is not one of this space.
         """
-        for policy in policies:
-            self._check_names(policy)
-        bits = np.array([[tuple(pair) for pair in policy.values()] for policy in policies], dtype=np.intp)
-        bits = bits.reshape(len(policies), len(self.names), len(ROLES))
-        every = np.zeros((len(policies), len(self.decisions)), dtype=np.intp)
-        fits = np.ones(len(policies), dtype=np.bool_)
-        for column, role in enumerate(ROLES):
-            decision = self._decision_of[role]
-            levels = self._level_index[decision, np.clip(bits[..., column], 0, _MOST_BITS)]  # n x layers
-            every[:, decision] = levels
-            fits &= ((levels >= 0) & (levels == every[:, decision])).all(axis=-1)  # tied layers agree
-        fits[fits] &= self.is_legal(every[fits][:, self._free])
-        if not fits.all():
-            raise PolicyError(_why_illegal(policies[int(np.argmin(fits))], self))
-        return every[:, self._free]
+        levels = np.empty((len(policies), len(self._free)), dtype=np.intp)
+        for start in range(0, len(policies), _BLOCK):
+            levels[start : start + _BLOCK] = self._levels_of(policies[start : start + _BLOCK])
+        return levels
 
-    def _check_names(self, policy: Policy) -> None:
-        if tuple(policy) == self.names:
-            return
+    def _levels_of(self, policies: Sequence[Policy]) -> Levels:  # n -> n x d
+        flat = list(_joined(_joined([policy.layers for policy in policies])))  # name, pair, name, pair, ...
+        if flat[::2] != list(self.names) * len(policies):
+            self._refuse_names(next(policy for policy in policies if tuple(policy) != self.names))
+        bits = np.fromiter(_joined(flat[1::2]), dtype=np.intp, count=len(flat))  # two for each name and pair
+        bits = np.clip(bits, 0, _MOST_BITS).reshape(len(policies), -1)  # weight and activation of each layer in turn
+        width = _MOST_BITS + 1
+        pairs = (np.arange(len(self.names)) * width + bits[:, ::2]) * width + bits[:, 1::2]
+        fits = self._legal_pairs.take(pairs).all(axis=-1)
+        follower, leader = self._tied_columns
+        fits &= (bits[:, follower] == bits[:, leader]).all(axis=-1)
+        if not fits.all():
+            raise PolicyError(why_illegal(policies[int(np.argmin(fits))], self.names, self.pairs, self.decisions))
+        levels: Levels = self._level_index.take(self._free * width + bits[:, self._columns[self._free]])
+        return levels
+
+    def _refuse_names(self, policy: Policy) -> NoReturn:
         missing = [name for name in self.names if name not in policy]
         extra = [name for name in policy if name not in self.names]
         odd = f"lacks '{missing[0]}'" if missing else f"has '{extra[0]}'" if extra else "lists them in another order"
@@ -172,7 +180,8 @@ class SearchSpace:
 
     def to_policies(self, levels: Levels) -> list[Policy]:  # n x d -> n
         """The inverse of :meth:`to_levels`."""
-        return [self._expand_policy(row) for row in self._expand(np.atleast_2d(levels))]
+        chosen = self.option_indices(np.atleast_2d(levels)).tolist()
+        return [Policy(tuple(zip(self.names, map(self.options.__getitem__, row), strict=True))) for row in chosen]
 
     def encode(self, policies: Sequence[Policy]) -> NDArray[np.float64]:  # n -> n x d
         """Levels scaled to [0, 1]: 0 the lowest choice of a variable, 1 the highest."""
@@ -325,6 +334,26 @@ class SearchSpace:
         return table
 
     @cached_property
+    def _columns(self) -> Levels:  # decisions
+        """Where each decision shows first, among the weight and activation bits of each layer in turn."""
+        place = {name: index for index, name in enumerate(self.names)}
+        return np.array([2 * place[v.layers[0]] + ROLES.index(v.role) for v in self.decisions], dtype=np.intp)
+
+    @cached_property
+    def _tied_columns(self) -> tuple[Levels, Levels]:
+        """Columns that repeat the decision of an earlier one, and that one."""
+        every = np.stack([self._columns[self._decision_of[role]] for role in ROLES], axis=-1).ravel()
+        follower = np.flatnonzero(every != np.arange(len(every)))
+        return follower, every[follower]
+
+    @cached_property
+    def _legal_pairs(self) -> NDArray[np.bool_]:  # layers x weight bits x activation bits
+        table = np.zeros((len(self.names), _MOST_BITS + 1, _MOST_BITS + 1), dtype=np.bool_)
+        for row, pairs in enumerate(self.pairs):
+            table[(row, *np.array(sorted(pairs)).T)] = True
+        return table
+
+    @cached_property
     def _legal_options(self) -> NDArray[np.bool_]:  # layers x options
         return np.array([[tuple(bits) in pairs for bits in self.options] for pairs in self.pairs])
 
@@ -357,35 +386,5 @@ class SearchSpace:
             self.decisions[activation].choices[every[activation]],
         )
 
-    def _expand_policy(self, every: Levels) -> Policy:
-        full = every if len(every) == len(self.decisions) else self._expand(every)
-        return Policy(tuple((name, self._bits(full, i)) for i, name in enumerate(self.names)))
-
     def _first_illegal(self, every: Levels) -> int | None:
         return next((i for i in range(len(self.names)) if tuple(self._bits(every, i)) not in self.pairs[i]), None)
-
-    def _legal(self, every: Levels) -> bool:
-        return self._first_illegal(every) is None
-
-
-def _why_illegal(policy: Policy, space: SearchSpace) -> str:
-    for variable in space.decisions:
-        first = getattr(policy[variable.layers[0]], variable.role)
-        if first not in variable.choices:
-            return (
-                f"layer '{variable.layers[0]}' has {first} {variable.role} bits; "
-                f"expected one of {', '.join(map(str, variable.choices))}"
-            )
-        bits = {getattr(policy[name], variable.role) for name in variable.layers}
-        if len(bits) > 1:
-            return (
-                f"layers {', '.join(variable.layers)} share their {variable.role} bits, but the policy gives them "
-                f"{', '.join(map(str, sorted(bits)))}; expected one number"
-            )
-    name, pairs = next(
-        (name, pairs) for name, pairs in zip(space.names, space.pairs, strict=True) if tuple(policy[name]) not in pairs
-    )
-    return (
-        f"layer '{name}' has {policy[name].weight}/{policy[name].activation} bits; expected one of "
-        f"{', '.join(f'{w}/{a}' for w, a in sorted(pairs))} (weight/activation)"
-    )

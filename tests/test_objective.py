@@ -59,3 +59,16 @@ def test_pairs_that_are_not_legal_have_no_price() -> None:
     cost = CostObjective.from_model(SerialLatency(), layers, space)
     assert np.isnan(cost.table[0]).tolist() == [False, True, True, False]
     assert cost(Policy.of({"a": (4, 4)})) == pytest.approx(256e-9)
+
+
+def test_many_policies_are_priced_as_one_by_one() -> None:
+    toy = make_toy(5, activation_bits=(4, 8), tie=[["layer1", "layer3"]])
+    cost, space = toy.problem.costs[0], toy.problem.space
+    policies = space.sample(2500, np.random.default_rng(0))
+    levels = space.to_levels(policies)
+    assert space.to_policies(levels) == policies
+    costs = cost.of_levels(levels)
+    assert costs.shape == (2500,)
+    assert costs[::97].tolist() == [cost(policy) for policy in policies[::97]]
+    assert cost.of_levels(levels.reshape(50, 50, -1)).ravel().tolist() == costs.tolist()
+    assert cost.of_levels(levels[:0]).shape == (0,) and space.to_levels([]).shape == (0, len(space.variables))
