@@ -26,7 +26,7 @@ class CostModel(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass
 class Unpriced:
     """The cost of a device that has no public formula: what it can compute is known, what that costs is not.
 

@@ -179,7 +179,7 @@ def _say(report: dict[str, Any], path: Path, task: str | None) -> None:
         names = ", ".join(entry["name"] for entry in profile["unclaimed"]) or "nothing"
         print(
             f"{profile['file']}: {profile['fixed_s'] * 1e6:.3f} µs of {whole * 1e6:.3f} µs belong to no layer, and are "
-            f"the same for every policy: {names}",
+            f"in no cost: {names}",
             file=sys.stderr,
         )
     ordered = [one["layer"] for one in report["layers"] if one["found_by"] == "order"]

@@ -46,7 +46,7 @@ class Matched:
 
     Attributes:
         matches: one per layer, in the order of the network.
-        rest: operators that no layer claims: what they take is the same for every policy.
+        rest: operators that no layer claims.
     """
 
     matches: tuple[Match, ...]

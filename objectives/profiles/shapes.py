@@ -27,13 +27,11 @@ class Shape(NamedTuple):
     @classmethod
     def of(cls, layer: LayerSpec) -> Self:
         """Read off a layer that has a weight."""
-        kernel = (1, *layer.weight_shape[2:])[-2:] if len(layer.weight_shape) > 2 else (1, 1)
-        if layer.kind is OpKind.LINEAR:
-            space = (1, math.prod(layer.output_shape[:-1]))
-        else:
-            space = ((1, *layer.output_shape[1:]) if len(layer.output_shape) < 3 else layer.output_shape[1:])[-2:]
-        out, inputs = layer.weight_shape[:2]
-        return cls(layer.kind, inputs * layer.groups, out, *kernel, layer.stride, layer.groups, *space)
+        out, inputs, *kernel = layer.weight_shape
+        space = [math.prod(layer.output_shape[:-1])] if layer.kind is OpKind.LINEAR else layer.output_shape[1:]
+        kh, kw = (1, 1, *kernel)[-2:]
+        h_out, w_out = (1, 1, *space)[-2:]
+        return cls(layer.kind, inputs * layer.groups, out, kh, kw, layer.stride, layer.groups, h_out, w_out)
 
     def layer(self, name: str = "") -> LayerSpec:
         """A layer of this shape. Its input is taken to be ``stride`` times as wide as its output, and as high."""

@@ -195,3 +195,8 @@ def test_a_table_needs_a_source(tmp_path):
     path.write_text(path.read_text().replace('latency = "measured: a test"\n', ""))
     with pytest.raises(InputError, match=r"field 'latency.file' has no source; say in \[sources\]"):
         load_target(path)
+
+
+def test_a_table_that_is_not_there():
+    with pytest.raises(InputError, match="table 'board.csv' cannot be read .No such file or directory.; give the path"):
+        load_target("board.csv")
