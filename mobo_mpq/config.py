@@ -46,6 +46,7 @@ class StudyConfig(BaseModel):
         epochs: of the recipe; its own default when absent.
         recipe_options: further options of the recipe.
         strategy: who proposes.
+        strategy_options: further options of the strategy.
         sensitivity: whether layers' sensitivities are measured first, for strategies that use them.
         trials: evaluations in all.
         concurrency: trials at a time; the number of cores when absent.
@@ -72,6 +73,7 @@ class StudyConfig(BaseModel):
     epochs: Annotated[float, Field(gt=0)] | None = None
     recipe_options: dict[str, float | str] = Field(default_factory=dict)
     strategy: str = "mobo"
+    strategy_options: dict[str, float | str] = Field(default_factory=dict)
     sensitivity: bool = True
     trials: Annotated[int, Field(ge=1)] = 48
     concurrency: Annotated[int, Field(ge=1)] | None = None

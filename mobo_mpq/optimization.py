@@ -31,6 +31,7 @@ def optimize(
     trials: int = 64,
     batch: int = 1,
     seed: int = 0,
+    strategy_options: Mapping[str, float | str] | None = None,
 ) -> Study:
     """Spend exactly ``trials`` evaluations, fewer only when the space is used up.
 
@@ -43,18 +44,19 @@ def optimize(
         trials: evaluations in all.
         batch: proposals that are made before the first of them is evaluated.
         seed: of everything random in the search.
+        strategy_options: what else the strategy takes.
 
     Returns:
         The study: its trials, its Pareto set, its hypervolume.
 
     Raises:
-        InputError: ``trials`` or ``batch`` below 1, an unknown strategy, or an ``evaluate`` that returns no number, or
-            other names than those of the measured objectives.
+        InputError: ``trials`` or ``batch`` below 1, an unknown strategy or option, or an ``evaluate`` that returns no
+            number, or other names than those of the measured objectives.
     """
     for name, number in (("trials", trials), ("batch", batch)):
         if not isinstance(number, int) or number < 1:
             raise InputError(f"{name} is {number}; expected a whole number of at least 1")
-    study = Study(problem, make_strategy(strategy, problem, seed=seed))
+    study = Study(problem, make_strategy(strategy, problem, seed, strategy_options))
     with one_thread():
         while study.evaluated < trials:
             running = study.ask(min(batch, trials - study.evaluated))

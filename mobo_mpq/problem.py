@@ -47,6 +47,7 @@ class Problem:
         constraints: costs that are no objectives, but that a budget names.
         sensitivity: ``layers x options``, expected quality loss, where it has been measured; of any unit.
         deterministic: whether evaluating a policy again would give the same value, so that there is no noise to infer.
+        float_quality: the quality of the model before it is quantized, where it is known.
 
     Raises:
         InputError: when there is no quality, no cost, a name that repeats, or a budget on an unknown cost.
@@ -60,6 +61,7 @@ class Problem:
     constraints: tuple[CostObjective, ...] = ()
     sensitivity: NDArray[np.float64] | None = None
     deterministic: bool = False
+    float_quality: float | None = None
 
     def __post_init__(self) -> None:
         if not self.measured or not self.costs:

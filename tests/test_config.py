@@ -12,7 +12,15 @@ PRESETS = Path(__file__).parent.parent / "workflows" / "presets"
 
 def test_a_study_file_survives_the_way_through_toml(tmp_path: Path) -> None:
     config = StudyConfig.parse(
-        {"name": "x", "trials": 3, "pin": ["a=8/4"], "tie": ["a,b"], "budget": ["latency_ms<=2"], "epochs": 0.5}
+        {
+            "name": "x",
+            "trials": 3,
+            "pin": ["a=8/4"],
+            "tie": ["a,b"],
+            "budget": ["latency_ms<=2"],
+            "epochs": 0.5,
+            "strategy_options": {"drop": 0.01, "search": "binary"},
+        }
     )
     path = tmp_path / "study.toml"
     path.write_text(config.to_toml())

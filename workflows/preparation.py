@@ -24,7 +24,7 @@ from mobo_mpq.policy import LayerBits
 from mobo_mpq.problem import Problem
 from mobo_mpq.quant.functional import check_bits
 from mobo_mpq.space import SearchSpace
-from mobo_mpq.strategies.registry import describe
+from mobo_mpq.strategies.registry import check_strategy
 from mobo_mpq.training.data import share
 from mobo_mpq.training.recipes import check_recipe, default_recipe, trains
 from mobo_mpq.trial import Recipe
@@ -73,6 +73,7 @@ class Prepared:
             "task": self.task.address,
             "target": self.target.name,
             "trials": self.config.trials,
+            "strategy": {"name": self.config.strategy, "options": dict(self.config.strategy_options)},
             "objectives": [{**asdict(info), "direction": str(info.direction)} for info in self.problem.infos],
             "layers": [{**asdict(layer), "kind": str(layer.kind)} for layer in self.network.layers],
             "float_layers": [str(entry) for entry in self.network.unquantized],
@@ -91,9 +92,10 @@ def resolve(config: StudyConfig) -> StudyConfig:
     """Fill in what depends on where the command runs: the study's name, and paths that a resume will need.
 
     Raises:
-        UnknownName: the strategy, recipe or an objective does not exist.
+        UnknownName: the strategy, the recipe, an option of either, or an objective does not exist.
+        InputError: an option has a wrong value.
     """
-    describe(config.strategy)  # unknown ones are refused now
+    check_strategy(config.strategy, config.strategy_options)
     check_recipe(study_recipe(config))
     target = config.target
     if target.endswith((".toml", ".csv")):
@@ -198,6 +200,7 @@ def _problem(
             budgets,
             tuple(cost(word) for word in extra),
             deterministic=not trains(study_recipe(config)),  # no training, no noise from one evaluation to the next
+            float_quality=float_value,
         )
     except InfeasibleBudget as error:  # answer in the unit of the question
         written, factor = config.as_written(error.budget)

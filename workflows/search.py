@@ -102,7 +102,7 @@ def search(
     if config.sensitivity and uses_sensitivity(config.strategy):
         space = prepared.problem.space
         prepared = prepared.knowing(find_sensitivities(prepared.network, space, prepared.task, _say))
-    strategy = make_strategy(config.strategy, prepared.problem, seed=config.seed)
+    strategy = make_strategy(config.strategy, prepared.problem, config.seed, config.strategy_options)
     place.make(folder)
     with Journal(folder.journal) as journal:
         folder.refuse_if_begun()  # by another process, while this one prepared
@@ -160,7 +160,7 @@ def resume(
     with Journal(folder.journal) as journal:
         if total != record.total:
             journal.append("total", trials=total)
-        strategy = make_strategy(config.strategy, prepared.problem, seed=config.seed)
+        strategy = make_strategy(config.strategy, prepared.problem, config.seed, config.strategy_options)
         study = Study.resume(prepared.problem, strategy, journal)
         return _Run(place, folder, prepared, study, journal, options, total).go()
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence, Set
-from typing import Any, TypeGuard
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,11 @@ from mobo_mpq.seeding import derive, rng
 from mobo_mpq.trial import Proposal, Trial, TrialState
 
 
+@dataclass(frozen=True)
+class NoOptions:
+    """Of strategies that take no options."""
+
+
 class Strategy(ABC):
     """Proposes policies and learns from trials. Never trains, never touches disk or network.
 
@@ -27,10 +33,19 @@ class Strategy(ABC):
 
     Subclasses write :meth:`propose`; this class numbers proposals, makes number 0 the highest bits everywhere, and
     remembers what runs, what has finished and what must not be proposed again.
+
+    Args:
+        problem: what is searched.
+        seed: of the proposals' random numbers.
+        options: of :attr:`options_class`; all at their defaults when absent.
     """
 
-    def __init__(self, problem: Problem, *, seed: int) -> None:
+    options_class: ClassVar[type[Any]] = NoOptions
+    """A frozen dataclass of numbers and words, checked when it is made: what users write into a study file."""
+
+    def __init__(self, problem: Problem, *, seed: int, options: Any = None) -> None:
         self.problem, self.seed = problem, seed
+        self.options = self.options_class() if options is None else options
         self.running: dict[int, Policy | None] = {}
         self.finished: list[Trial] = []
         self._told: set[int] = set()

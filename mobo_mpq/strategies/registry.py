@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from importlib import import_module
 from typing import NamedTuple
 
 from mobo_mpq.errors import UnknownName
+from mobo_mpq.options import parse_options
 from mobo_mpq.problem import Problem
 from mobo_mpq.strategies.base import Strategy
 
@@ -69,19 +71,45 @@ def uses_sensitivity(name: str) -> bool:
     return _entry(name).uses_sensitivity
 
 
-def make_strategy(name: str, problem: Problem, seed: int) -> Strategy:
-    """A strategy for a problem.
+def check_strategy(name: str, options: Mapping[str, float | str] | None = None) -> None:
+    """Whether a strategy can be made with these options.
 
     Raises:
-        UnknownName: when there is no strategy of that name.
+        UnknownName: when there is no strategy of that name, or it has no such option.
+        InputError: for an option of a wrong value.
     """
+    _entry(name)
+    if options:
+        parse_options(_class(name).options_class, options, f"strategy '{name}'")
+
+
+def make_strategy(name: str, problem: Problem, seed: int, options: Mapping[str, float | str] | None = None) -> Strategy:
+    """A strategy for a problem.
+
+    Args:
+        name: of the strategy.
+        problem: what it searches.
+        seed: of its random numbers.
+        options: what else it takes; what is missing has its default.
+
+    Raises:
+        UnknownName: when there is no strategy of that name, or it has no such option.
+        InputError: for an option of a wrong value, or a problem that the strategy cannot search.
+    """
+    made = _class(name)
+    if not options:
+        return made(problem, seed=seed)
+    return made(problem, seed=seed, options=parse_options(made.options_class, options, f"strategy '{name}'"))
+
+
+def _class(name: str) -> type[Strategy]:
     entry = _entry(name)
     with warnings.catch_warnings():
         # linear_operator, which BoTorch stands on, still scripts a function when it is imported
         warnings.filterwarnings("ignore", message="`torch.jit.script", category=DeprecationWarning)
         module = import_module(entry.module)
-    strategy: Strategy = getattr(module, entry.cls)(problem, seed=seed)
-    return strategy
+    found: type[Strategy] = getattr(module, entry.cls)
+    return found
 
 
 def _entry(name: str) -> _Entry:

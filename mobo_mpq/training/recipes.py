@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, ClassVar, Generic, TypeVar
 
 from mobo_mpq.errors import InputError, UnknownName
 from mobo_mpq.graph import Network
+from mobo_mpq.options import parse_options
 from mobo_mpq.policy import Policy
 from mobo_mpq.quant.base import Scheme
 from mobo_mpq.quant.transform import QuantizedNetwork, apply_policy, calibrate
@@ -116,16 +117,7 @@ def parsed(options: type[D], recipe: Recipe) -> D:
         UnknownName: for an option that is no field.
         InputError: for a word where a number is expected, or what the dataclass refuses.
     """
-    kinds = {field.name: field.type for field in fields(options)}
-    values: dict[str, float | str] = {}
-    for name, value in recipe.options.items():
-        if name not in kinds:
-            raise UnknownName(f"option of recipe '{recipe.kind}'", name, kinds)
-        try:
-            values[name] = float(value) if kinds[name] in (float, "float") else str(value)
-        except (TypeError, ValueError):
-            raise InputError(f"option '{name}' of recipe '{recipe.kind}' is {value!r}; expected a number") from None
-    return options(**values)
+    return parse_options(options, recipe.options, f"recipe '{recipe.kind}'")
 
 
 def recipe_names() -> tuple[str, ...]:
