@@ -42,6 +42,7 @@ class Table:
         measurements: levels, one digit per variable -> quality and divergence.
         evaluation_cpu_s: mean CPU time of one evaluation.
         sensitivity_cpu_s: CPU time of measuring the sensitivities; 0 where the table has none.
+        float_quality: of the unquantized network.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Table:
     measurements: Mapping[str, Measurement]
     evaluation_cpu_s: float
     sensitivity_cpu_s: float
+    float_quality: float
 
     @property
     def sensitivity_evaluations(self) -> int:
@@ -127,7 +129,7 @@ def load_table(name: str, folder: Path = FOLDER) -> Table:
             "space, each once: remove its files and run 'python benchmarks/make_tables.py'"
         )
     spent = document.get("sensitivity", {}).get("cpu_s", 0.0)
-    return Table(name, problem, measurements, document["evaluation_cpu_s"], spent)
+    return Table(name, problem, measurements, document["evaluation_cpu_s"], spent, document["float_quality"])
 
 
 def _problem(document: Mapping[str, Any]) -> Problem:
