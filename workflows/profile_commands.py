@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 profile_app = typer.Typer(
     name="profile",
     help="Make a target of your own from measurements.",
-    no_args_is_help=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -56,7 +55,8 @@ def import_(
     from mobo_mpq.objectives.profiles.importing import check_out, measure, target_document, write_target
     from mobo_mpq.workflows.reporting import dump, rows_table, stdout
 
-    pairs, maps, images = [pair for text in bits or () for pair in _pairs(text)], _maps(map_ or []), _batch(batch)
+    pairs, maps = [pair for text in bits or () for pair in _pairs(text)], _maps(map_ or [])
+    images = _count("--batch", batch)
     if missing not in MISSING:
         raise InputError(f"--missing is '{missing}'; expected one of {', '.join(MISSING)}")
     if (missing == "model") != (fallback is not None):
@@ -104,12 +104,6 @@ def _maps(texts: Sequence[str]) -> dict[str, str]:
             raise InputError(f"--map is '{text}'; expected LAYER=NAME, as in 'conv1=Conv_0 + Relu_1'")
         maps[layer.strip()] = name.strip()
     return maps
-
-
-def _batch(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise InputError(f"--batch is '{text}'; expected a whole number of at least 1")
-    return int(text)
 
 
 def _layers(task: str) -> tuple[LayerSpec, ...]:
@@ -243,3 +237,61 @@ def calibration_report(calibration: Calibration) -> dict[str, Any]:
 def _percent(errors: dict[str, Any]) -> dict[str, str]:
     shares = {key: f"{100 * errors[key]:.1f} %" for key in ("mean", "median", "worst")}
     return {**shares, "rank correlation": "-" if errors["spearman"] is None else f"{errors['spearman']:.3f}"}
+
+
+@profile_app.command()
+def measure(
+    task: Annotated[
+        str, typer.Option(help="Whose model to time. Built-in name, FILE.py:NAME or MODULE:NAME.")
+    ] = "digits",
+    out: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="To write. [NAME.toml]")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the target. [that of --out, or 'this-machine']")] = None,
+    repeats: Annotated[str, typer.Option(metavar="N", help="Runs of each precision in each of 5 rounds.")] = "30",
+    threads: Annotated[str, typer.Option(metavar="N", help="That ONNX Runtime may use.")] = "1",
+    as_json: JsonOption = False,
+) -> None:
+    """Time the layers of a task's model in ONNX Runtime on this machine, and write a target."""
+    from mobo_mpq.graph import Network
+    from mobo_mpq.objectives.profiles.importing import check_out, write_target
+    from mobo_mpq.objectives.tasks import load_task
+    from mobo_mpq.workflows import environment
+    from mobo_mpq.workflows.measuring import measure_network, measured_document
+    from mobo_mpq.workflows.reporting import dump, rows_table, stdout
+
+    runs, cores = _count("--repeats", repeats), _count("--threads", threads)
+    path = out or Path(f"{name or 'this-machine'}.toml")
+    table = check_out(path)
+    environment.prepare()
+    loaded = load_task(task)
+    network = Network.from_model(loaded.model(), loaded.example)
+    timed = measure_network(network, loaded.example, repeats=runs, threads=cores, say=_note)
+    document = measured_document(timed, name=name or path.stem, file=table.name)
+    written = write_target(document, timed.rows, path)
+    report = timed.report()
+    if as_json:
+        print(dump({"schema": 1, "target": document["name"], "files": list(map(str, written)), **report}))
+        return
+    for part in ("layers", "networks"):
+        stdout.print(rows_table([_in_microseconds(row) for row in report[part]], f"{document['name']}: {part}"))
+    for file in written:
+        print(file)
+    _note(
+        f"{timed.source}; next: 'mobo-mpq search --task {task} --target {path} --weight-bits 8,32 --activation-bits 8,32'"
+    )
+
+
+def _count(flag: str, text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f"{flag} is '{text}'; expected a whole number of at least 1")
+    return int(text)
+
+
+def _note(sentence: str) -> None:
+    print(sentence, file=sys.stderr)
+
+
+def _in_microseconds(row: dict[str, Any]) -> dict[str, Any]:
+    """A row for people."""
+    shown = {key: value for key, value in row.items() if not key.endswith("_s") and key not in ("weight", "activation")}
+    times = {key.removesuffix("_s"): f"{value * 1e6:.2f} µs" for key, value in row.items() if key.endswith("_s")}
+    return {**shown, "bits": f"{row['weight']}/{row['activation']}", **times}

@@ -204,6 +204,7 @@ def test_more_bad_input(fails: Fails, toy: str, trtexec: Path, tmp_path: Path) -
     assert "expected a path that ends in .toml" in fails("profile", "import", trtexec, *bits, "--out", "board.json")
     assert "cannot be read (No such file" in fails("profile", "import", tmp_path / "none.json", *bits, "--task", toy)
     assert "see 'mobo-mpq profile import --help'" in fails("profile", "import")
+    assert fails("profile") == "Missing command; see 'mobo-mpq profile --help'"
 
 
 @pytest.fixture
