@@ -26,7 +26,7 @@ from mobo_mpq.seeding import rng
 from mobo_mpq.strategies.base import Strategy
 from mobo_mpq.trial import Trial, TrialState
 
-USE_SENSITIVITY = frozenset({"mobo", "sensitivity"})
+USE_SENSITIVITY = frozenset({"amp", "mobo", "sensitivity"})
 """Strategies that look at sensitivities; to all others, the variants of a problem that differ in them are the same."""
 START = 24
 """Evaluations after which proposals are timed: every strategy has left its initial design."""

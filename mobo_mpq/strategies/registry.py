@@ -21,6 +21,12 @@ class _Entry(NamedTuple):
 
 
 _STRATEGIES = {
+    "amp": _Entry(
+        "mobo_mpq.strategies.amp",
+        "Amp",
+        "groups of quantizers lowered one after the other, the least sensitive first (Pandey et al., 2023)",
+        uses_sensitivity=True,
+    ),
     "mobo": _Entry(
         "mobo_mpq.strategies.mobo",
         "Mobo",

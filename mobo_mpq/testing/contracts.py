@@ -15,6 +15,7 @@ import subprocess
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from importlib import import_module
 from typing import Any
 
@@ -57,7 +58,9 @@ class StrategyContract(ABC):
 
     @abstractmethod
     def make(self, problem: Problem, seed: int) -> Strategy:
-        """A new strategy. Its class must be importable, and take ``(problem, seed=...)``: another process makes one."""
+        """A new strategy. Its class must be importable, and take ``(problem, seed=...)``, and
+        ``options=...`` where it has some: another process makes one.
+        """
 
     def toy(self, arguments: Mapping[str, Any], **more: Any) -> Toy:
         """A problem of :data:`TOYS`, as this strategy wants it."""
@@ -133,6 +136,7 @@ class StrategyContract(ABC):
         strategy, history = self._history(self.toy(arguments))
         document = {
             "strategy": [type(strategy).__module__, type(strategy).__qualname__],
+            "options": asdict(strategy.options),
             "toy": {**arguments, "sensitivity": self.sensitivity},
             "seed": 7,
             "trials": [[trial.number, trial.state, trial.policy and trial.policy.to_dict()] for trial in history],
@@ -249,7 +253,9 @@ def replay() -> None:
     document = json.load(sys.stdin)
     toy = make_toy(**document["toy"])
     module, name = document["strategy"]
-    strategy: Strategy = getattr(import_module(module), name)(toy.problem, seed=document["seed"])
+    made = getattr(import_module(module), name)
+    options = {"options": made.options_class(**document["options"])} if document["options"] else {}
+    strategy: Strategy = made(toy.problem, seed=document["seed"], **options)
     strategy.restore(
         toy.trial(number, Policy.from_dict(policy), TrialState(state)) for number, state, policy in document["trials"]
     )

@@ -43,3 +43,17 @@ class TestRandom(StrategyContract):
 class TestSobol(StrategyContract):
     def make(self, problem: Problem, seed: int) -> Strategy:
         return make_strategy("sobol", problem, seed)
+
+
+class TestAmp(StrategyContract):
+    sensitivity = True
+
+    def make(self, problem: Problem, seed: int) -> Strategy:
+        return make_strategy("amp", problem, seed)
+
+
+class TestAmpThatSearches(StrategyContract):
+    sensitivity = True
+
+    def make(self, problem: Problem, seed: int) -> Strategy:
+        return make_strategy("amp", problem, seed, {"search": "interpolation", "drop": 0.02})

@@ -9,7 +9,7 @@ from mobo_mpq.testing.toys import make_toy
 
 
 def test_every_strategy_has_one_line_and_can_be_made() -> None:
-    assert strategy_names() == ("mobo", "nsga2", "random", "sensitivity", "sobol", "tpe")
+    assert strategy_names() == ("amp", "mobo", "nsga2", "random", "sensitivity", "sobol", "tpe")
     problem = make_toy(2, sensitivity=True).problem
     for name in strategy_names():
         assert describe(name).strip()
@@ -18,13 +18,13 @@ def test_every_strategy_has_one_line_and_can_be_made() -> None:
 
 
 def test_which_of_them_use_sensitivities() -> None:
-    assert [name for name in strategy_names() if uses_sensitivity(name)] == ["mobo", "sensitivity"]
+    assert [name for name in strategy_names() if uses_sensitivity(name)] == ["amp", "mobo", "sensitivity"]
     with pytest.raises(UnknownName, match="unknown strategy 'sensitive'; .* Did you mean 'sensitivity'?"):
         uses_sensitivity("sensitive")
 
 
 def test_unknown_strategies_are_refused() -> None:
-    with pytest.raises(UnknownName, match="unknown strategy 'mobi'; known: mobo, nsga2, .* Did you mean 'mobo'?"):
+    with pytest.raises(UnknownName, match="unknown strategy 'mobi'; known: amp, .*mobo, .* Did you mean 'mobo'?"):
         make_strategy("mobi", make_toy(2).problem, seed=0)
     with pytest.raises(UnknownName, match="Run 'mobo-mpq strategies'"):
         describe("x")
