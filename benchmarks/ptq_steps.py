@@ -22,6 +22,7 @@ from mobo_mpq.trial import Recipe
 OPTIONS: dict[str, dict[str, float | str]] = {
     "ranges alone": {"biases": "off"},
     "equalized": {"biases": "off", "equalization": "on"},
+    "biases, analytic": {"biases": "analytic"},
     "biases (the default)": {},
     "equalized, biases": {"equalization": "on"},
     "rounding": {"biases": "off", "rounding": "adaptive"},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
@@ -21,16 +23,23 @@ def tensor_of(module: nn.Module, name: str) -> Tensor:
     return found
 
 
-def fold_batch_norms(module: GraphModule) -> int:
-    """Fold in place, and return how many were folded.
+class Normal(NamedTuple):
+    """What a batch norm makes of a layer's outputs: mean and standard deviation, ``(channels,)`` each."""
+
+    mean: Tensor
+    sd: Tensor
+
+
+def fold_batch_norms(module: GraphModule) -> dict[str, Normal]:
+    """Fold in place, and return the distribution of the outputs of each layer that took one in, by its node's name.
 
     A batch norm stays when its input has another reader, or when the weight before it is shared.
     """
-    folded = 0
+    folded: dict[str, Normal] = {}
     for node in list(module.graph.nodes):
         if op(node) is BATCH_NORM and _foldable(node):
-            _fold(module, node)
-            folded += 1
+            layer = str(operand(node, 0).name)
+            folded[layer] = _fold(module, node)
     module.graph.eliminate_dead_code()
     module.recompile()
     return folded
@@ -48,7 +57,7 @@ def _foldable(norm: Node) -> bool:
 
 
 @torch.no_grad()
-def _fold(module: GraphModule, norm: Node) -> None:
+def _fold(module: GraphModule, norm: Node) -> Normal:
     """``w' = w g``, ``b' = (b - mean) g + shift`` with ``g = gain / sqrt(variance + eps)``."""
 
     def read(node: Node | None, otherwise: Tensor) -> Tensor:
@@ -68,6 +77,7 @@ def _fold(module: GraphModule, norm: Node) -> None:
         _read_bias(module, layer, name, offset)
     for result in list(norm.users):  # getitem 0: in eval mode the other results have no readers
         result.replace_all_uses_with(layer)
+    return Normal(read(shift, torch.zeros_like(means)).clone(), read(gain, torch.ones_like(means)).abs().clone())
 
 
 def _bias_name(module: nn.Module, weight: str) -> str:

@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from mobo_mpq.dataflow import aten, op, value
 from mobo_mpq.digests import add_tensor
 from mobo_mpq.errors import InputError
-from mobo_mpq.folding import fold_batch_norms
+from mobo_mpq.folding import Normal, fold_batch_norms
 from mobo_mpq.layers import LayerSpec
 from mobo_mpq.operators import Trace, read_operators
 from mobo_mpq.quiet import quiet
@@ -128,10 +128,11 @@ class Network(GraphModule):
             if op(node) in {aten._assert_tensor_metadata, aten._assert_scalar}:
                 module.graph.erase_node(node)  # they would forbid half precision and other sizes
         module.graph.eliminate_dead_code()
-        fold_batch_norms(module)
+        normals = fold_batch_norms(module)
         network = copy.deepcopy(cls(module, module.graph))
         network.meta["trace"] = read_operators(network, _count_parameters(program))
         network.meta["example"] = program.example_inputs
+        network.meta["normals"] = normals
         return network.train(False)
 
     @classmethod
@@ -164,6 +165,11 @@ class Network(GraphModule):
     def unquantized(self) -> tuple[Unquantized, ...]:
         """Operators that stay in float."""
         return self.trace.unquantized
+
+    @property
+    def normals(self) -> dict[str, Normal]:
+        """Distributions of layers' outputs that their batch norms told, by the name of the layer's node."""
+        return self.meta["normals"]
 
     @property
     def example(self) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -41,7 +41,7 @@ class Layer:
     @property
     def axis(self) -> int:
         """Axis of the channels of its outputs."""
-        return 1 if op(self.node) in _CONVOLUTIONS else -1
+        return channel_axis(self.node)
 
     @property
     def outputs(self) -> list[Tensor]:
@@ -60,6 +60,11 @@ class Layer:
     def shifts(self) -> Tensor:  # channels
         """By how much the means of the float outputs lie above those of the quantized ones."""
         return _means(self.targets, self.axis) - _means(self.outputs, self.axis)
+
+
+def channel_axis(node: Node) -> int:
+    """Axis of the channels of a layer's outputs."""
+    return 1 if op(node) in _CONVOLUTIONS else -1
 
 
 def layers_in_turn(network: Network, reference: Network, batches: Sequence[Inputs]) -> Iterator[Layer]:

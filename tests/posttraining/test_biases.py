@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mobo_mpq.folding import tensor_of
 from mobo_mpq.graph import Network
 from mobo_mpq.policy import Policy
-from mobo_mpq.posttraining.biases import correct_bias
+from mobo_mpq.posttraining.biases import correct_analytically, correct_bias
 from mobo_mpq.posttraining.layerwise import Layer, attach_biases, layers_in_turn, own_bias
-from mobo_mpq.quant.transform import QuantizedNetwork, apply_policy, calibrate
+from mobo_mpq.quant.transform import QuantizedNetwork, apply_policy, calibrate, quantizers
 
 
 def quantized(network: Network, batches: list[Tensor], bits: int = 3) -> QuantizedNetwork:
@@ -105,3 +106,74 @@ def test_a_layer_knows_where_its_channels_are(network: Network, batches: list[Te
     }
     assert found["stem.0"].by_channel(torch.ones(6)).shape == (6, 1, 1)
     assert found["head"].by_channel(torch.ones(4)).shape == (4,)
+
+
+# --- from batch norms ------------------------------------------------------------------------------------------------
+
+
+class Normed(nn.Module):
+    """What batch norms tell is exact here: every channel of the middle is normal."""
+
+    def __init__(self, rectified: bool) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(3, 4, 1)
+        self.norm = nn.BatchNorm2d(4)
+        self.rectified = rectified
+        self.depthwise = nn.Conv2d(4, 4, 3, groups=4)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.mix(x))
+        x = torch.relu(x) if self.rectified else x
+        y: Tensor = self.head(self.depthwise(x).mean((2, 3)))
+        return y
+
+
+@pytest.mark.parametrize("rectified", [True, False])
+def test_batch_norms_tell_what_the_data_would(rectified: bool) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Normed(rectified)
+        nn.init.normal_(model.norm.bias)
+        nn.init.normal_(model.norm.weight)
+    x = torch.randn(64, 3, 40, 40, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        mixed = model.mix(x)
+        model.norm.running_mean.copy_(mixed.mean((0, 2, 3)))  # type: ignore[union-attr]
+        model.norm.running_var.copy_(mixed.var((0, 2, 3)))  # type: ignore[union-attr]
+    network = Network.from_model(model.eval(), x[:2])
+    made = apply_policy(network, Policy.of({layer.name: (2, 32) for layer in network.layers}))
+    before = made.get_parameter("depthwise.bias").clone()
+    assert correct_analytically(made, network) == 1  # what the head reads has gone through a layer without a norm
+    by_norm = (made.get_parameter("depthwise.bias") - before).detach()
+    weight = tensor_of(network, "depthwise.weight")
+    lost = weight - made.get_submodule(weight_quantizer(made, "depthwise.weight"))(weight)
+    assert torch.allclose(by_norm, network_middle(model, x).mean(0) * lost.sum((1, 2, 3)), atol=0.01)
+    assert float(by_norm.abs().max()) > 0.02
+
+
+@torch.no_grad()
+def network_middle(model: Normed, x: Tensor) -> Tensor:  # samples x 4
+    middle = model.norm(model.mix(x))
+    return (torch.relu(middle) if model.rectified else middle).movedim(1, -1).reshape(-1, 4)
+
+
+def weight_quantizer(network: QuantizedNetwork, parameter: str) -> str:
+    (name,) = (n for n, q in quantizers(network).items() if q.site is not None and q.site.tensor == parameter)
+    return name
+
+
+def test_without_batch_norms_there_is_nothing_to_tell() -> None:
+    x = torch.rand(4, 3)
+    network = Network.from_model(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), x)
+    assert correct_analytically(quantized(network, [x]), network) == 0
+
+
+def test_layers_behind_a_norm_are_corrected_and_those_behind_a_sum_are_not(
+    network: Network, batches: list[Tensor]
+) -> None:
+    made = quantized(network, batches, bits=2)
+    before = {name: parameter.clone() for name, parameter in made.named_parameters()}
+    assert correct_analytically(made, network) == 2
+    changed = {name for name, parameter in made.named_parameters() if not torch.equal(parameter, before[name])}
+    assert changed == {"depthwise.0.bias", "pointwise.bias"}

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from mobo_mpq.errors import InputError, UnknownName
 from mobo_mpq.graph import Network
-from mobo_mpq.posttraining.biases import correct_bias
+from mobo_mpq.posttraining.biases import correct_analytically, correct_bias
 from mobo_mpq.posttraining.equalization import equalize
 from mobo_mpq.posttraining.layerwise import attach_biases, layers_in_turn
 from mobo_mpq.posttraining.rounding import Rounding, round_adaptively
@@ -19,7 +19,11 @@ from mobo_mpq.training.probe import Probe
 from mobo_mpq.training.recipes import Method, TrainingContext, calibrated, parsed, register_recipe
 from mobo_mpq.trial import Recipe
 
-CHOICES = {"equalization": ("off", "on"), "rounding": ("nearest", "adaptive"), "biases": ("empirical", "off")}
+CHOICES = {
+    "equalization": ("off", "on"),
+    "rounding": ("nearest", "adaptive"),
+    "biases": ("empirical", "analytic", "off"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,8 @@ class Steps:
         percentile: share of the values that ``percentile`` covers, in percent.
         rounding: of weights, to the ``nearest`` integer or ``adaptive``, learned layer by layer.
         rounding_steps: of learning, for each layer.
-        biases: ``empirical`` corrects the means of each layer's outputs on the calibration data.
+        biases: ``empirical`` corrects the means of each layer's outputs on the calibration data, ``analytic`` those
+            that batch norms tell of, which have to be as they were trained: without equalization.
     """
 
     equalization: str = "off"
@@ -48,6 +53,11 @@ class Steps:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise UnknownName(f"value of option '{name}' of recipe 'ptq'", str(getattr(self, name)), choices)
+        if self.biases == "analytic" and self.equalization == "on":
+            raise InputError(
+                "option 'biases' of recipe 'ptq' is 'analytic', which needs batch norms as they were trained; leave "
+                "'equalization' off, or take 'empirical'"
+            )
         if not (self.rounding_steps >= 1 and self.rounding_steps == int(self.rounding_steps)):
             raise InputError(
                 f"option 'rounding_steps' of recipe 'ptq' is {self.rounding_steps!r}; expected a whole number above 0"
@@ -93,7 +103,9 @@ class Ptq(Method[Steps]):
     ) -> None:
         """Calibrate, then go through the layers."""
         batches = calibrated(network, context)
-        adaptive, corrected = options.rounding == "adaptive", options.biases != "off"
+        if options.biases == "analytic":
+            correct_analytically(network, context.network)
+        adaptive, corrected = options.rounding == "adaptive", options.biases == "empirical"
         if not (adaptive or corrected):
             return
         rounding = Rounding(steps=int(options.rounding_steps), seed=derive(seed, "rounding"))

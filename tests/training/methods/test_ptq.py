@@ -77,7 +77,8 @@ def test_options_change_the_network_and_little_else_at_eight_bits(
             UnknownName,
             "unknown value of option 'rounding' of recipe 'ptq' 'up'; known: adaptive, near",
         ),
-        ({"biases": "on"}, UnknownName, "unknown value of option 'biases' of recipe 'ptq' 'on'; known: empirical, off"),
+        ({"biases": "on"}, UnknownName, "unknown value of option 'biases' of recipe 'ptq' 'on'; known: analytic, emp"),
+        ({"biases": "analytic", "equalization": "on"}, InputError, "'biases' of recipe 'ptq' is 'analytic', which nee"),
         (
             {"equalization": 1.0},
             UnknownName,
