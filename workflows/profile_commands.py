@@ -275,9 +275,8 @@ def measure(
         stdout.print(rows_table([_in_microseconds(row) for row in report[part]], f"{document['name']}: {part}"))
     for file in written:
         print(file)
-    _note(
-        f"{timed.source}; next: 'mobo-mpq search --task {task} --target {path} --weight-bits 8,32 --activation-bits 8,32'"
-    )
+    bits = "--weight-bits 8,32 --activation-bits 8,32"
+    _note(f"{timed.source}; next: 'mobo-mpq search --task {task} --target {path} {bits}'")
 
 
 def _count(flag: str, text: str) -> int:
