@@ -113,14 +113,19 @@ def diagonal_wins(seconds: Floats) -> bool:
 
 
 def _show(title: str, devices: Mapping[str, Device], policies: Mapping[str, Policy]) -> Floats:
-    seconds = latencies(devices, policies)
-    print(f"\n{title}: the diagonal {'wins' if diagonal_wins(seconds) else 'does NOT win'} every column")
-    print(f"{'searched for':>16}" + "".join(f"{name + ', us':>20}" for name in devices) + "  quality  weights/inputs")
-    for row, (name, device) in enumerate(devices.items()):
-        cells = "".join(f"{1e6 * value:>20.3f}" for value in seconds[row])
+    notes = []
+    for name, device in devices.items():
         bits = " ".join(f"{pair.weight}/{pair.activation}" for pair in policies[name].values())
-        print(f"{name:>16}{cells}  {device.evaluate(policies[name]).value:.4f}   {bits}", flush=True)
+        notes.append(f"  {device.evaluate(policies[name]).value:.4f}  {bits}")
+    _print(title, list(devices), seconds := latencies(devices, policies), notes)
     return seconds
+
+
+def _print(title: str, names: Sequence[str], seconds: Floats, notes: Sequence[str]) -> None:
+    print(f"\n{title}: the diagonal {'wins' if diagonal_wins(seconds) else 'does NOT win'} every column")
+    print(f"{'searched for':>16}" + "".join(f"{name + ', us':>20}" for name in names))
+    for name, row, note in zip(names, seconds, notes, strict=True):
+        print(f"{name:>16}" + "".join(f"{1e6 * value:>20.3f}" for value in row) + note, flush=True)
 
 
 def main() -> None:
@@ -138,15 +143,16 @@ def main() -> None:
     if not given.live:
         exact = {name: best_of_all(device, given.max_drop) for name, device in devices.items()}
         least = np.diag(_show("the best of all policies", devices, exact))
-    wins = 0
+    tables = []
     for seed in range(given.seeds):
         found = {name: searched(device, given.trials, seed, given.max_drop) for name, device in devices.items()}
         seconds = _show(f"searched with {given.trials} trials, seed {seed}", devices, found)
-        wins += diagonal_wins(seconds)
+        tables.append(seconds)
         if least is not None:
             over = np.diag(seconds) / least - 1
             print(f"{'over the best':>16}" + "".join(f"{100 * x:>18.2f} %" for x in over))
-    print(f"\nthe diagonal wins every column in {wins} of {given.seeds} seeds")
+    _print(f"mean over {given.seeds} seeds", list(devices), np.mean(tables, axis=0), [""] * len(devices))
+    print(f"\nthe diagonal wins every column in {sum(map(diagonal_wins, tables))} of {given.seeds} seeds")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ _DISPLAY = {  # SI unit -> (factor, decimals, unit) by size, the largest that le
     "bit-op": ((1e9, "GBOP"), (1e6, "MBOP"), (1e3, "kBOP"), (1.0, "BOP")),
 }
 
-_PIPE_WIDTH = 140
+_PIPE_WIDTH = 160
 """Columns of tables that go to a file or a pipe, which have no width of their own."""
 
 stdout = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
