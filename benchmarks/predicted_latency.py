@@ -5,9 +5,9 @@
 Twelve policies: both uniform ones; five in which runs of layers have the same bits, as when users tie the layers of a
 stage; five in which every layer draws for itself, with a probability of its own for each policy. Each is exported and
 timed end to end, in turns, on one thread. Predictions are sums over the layers: of 'mobo-mpq profile measure' (inside
-the whole network); of the same layers timed alone, between QuantizeLinear and DequantizeLinear where they have 8 bits;
-and of the built-in target 'x86-ort'. Prints a row for each policy, and for each way of predicting the rank correlation
-and the error.
+the whole network; the mean of one before and one after, since shared machines drift); of the same layers timed alone,
+between QuantizeLinear and DequantizeLinear where they have 8 bits; and of the built-in target 'x86-ort'. Prints a row
+for each policy, and for each way of predicting the rank correlation and the error.
 """
 
 from __future__ import annotations
@@ -52,17 +52,20 @@ def main() -> None:
     example = torch.randn(2, 3, arguments.image, arguments.image)
     network = Network.from_model(mobilenet_v2().eval(), example)
     policies = draw(network.layers, np.random.default_rng(arguments.seed))
-    timed = measure_network(network, example, repeats=arguments.repeats, say=print)
-    print(timed.source)
+    before = measure_network(network, example, repeats=arguments.repeats)
+    measured = time_policies(network, policies, example, arguments.rounds, arguments.repeats)
+    after = measure_network(network, example, repeats=arguments.repeats)
+    for timed in (before, after):
+        whole = ", ".join(f"{bits.weight}/{bits.activation}: {1e3 * s:.2f} ms" for bits, s in timed.whole_s.items())
+        print(f"{timed.source}; {whole}")
     predictions: dict[str, Predict] = {
-        "measure": timed.latency_s,
+        "measure": lambda policy: (before.latency_s(policy) + after.latency_s(policy)) / 2,
         "alone": summed(network.layers, alone()),
         "x86-ort": summed(network.layers, load_target("x86-ort").latency.layer_cost),
     }
-    measured = time_policies(network, policies, example, arguments.rounds, arguments.repeats)
     report(policies, measured, predictions)
     if arguments.plot:
-        draw_plot(policies, measured, timed.latency_s, arguments.plot)
+        draw_plot(policies, measured, predictions["measure"], arguments.plot)
 
 
 def draw(layers: Sequence[LayerSpec], rng: np.random.Generator) -> dict[str, Policy]:

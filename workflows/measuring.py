@@ -166,7 +166,9 @@ def measured_document(timed: Timed, *, name: str, file: str) -> dict[str, Any]:
     document["description"] = f"measured layers of one network: {timed.source}"
     measured = {row.shape.op for row in timed.rows if row.shape is not None}
     narrow = frozenset((weight, INT8.activation) for weight in CARRIED)
-    document["bit_pairs"] += bit_pairs({kind: narrow for kind in KINDS if kind in measured}, tuple(INT8))
+    document["bit_pairs"] += bit_pairs(
+        {kind: narrow for kind in KINDS if kind in measured}, (INT8.weight, INT8.activation)
+    )
     return document
 
 

@@ -40,7 +40,8 @@ def suit_kernels(model: ir.Model) -> None:
         if node.op_type == "Gemm" and _dequantized(node.inputs[0]) and _dequantized(node.inputs[1]):
             _split_gemm(model.graph, node)
     for node in list(model.graph):
-        if node.op_type == "DequantizeLinear" and node.inputs[0].is_initializer() and not _is_integer(node.outputs[0]):
+        stored = node.inputs[0] if node.op_type == "DequantizeLinear" else None
+        if stored is not None and stored.is_initializer() and not _is_integer(node.outputs[0]):
             _spell_out(model.graph, node)
 
 
@@ -57,12 +58,13 @@ def name_after_layers(model: ir.Model, operators: Sequence[Operator]) -> None:
     for node in model.graph:
         made_from = re.match(r"%(\w+) ", node.metadata_props.get("pkg.torch.onnx.fx_node", ""))
         layer = layers.get(made_from[1]) if made_from else None
-        while layer is not None and node is not None:
-            node.name, value = f"{layer}/{node.op_type}", node.outputs[0]
+        named = [node] if layer is not None else []
+        for part in named:
+            part.name, value = f"{layer}/{part.op_type}", part.outputs[0]
             if not value.is_graph_output():
                 value.name = f"{layer}/{value.name}"
-            uses = value.uses()
-            node = uses[0].node if len(uses) == 1 and uses[0].node.op_type in _RECTIFIED else None
+            readers = value.consumers()
+            named += [reader for reader in readers if len(readers) == 1 and reader.op_type in _RECTIFIED]
 
 
 def _dequantized(value: ir.Value | None) -> bool:
@@ -88,10 +90,10 @@ def _fuses(node: ir.Node, operand: ir.Value) -> bool:
 
 def _ends_quantized(value: ir.Value, dropped: frozenset[str] = _RECTIFIED) -> bool:
     """Whether all that happens to a value is that it is quantized, perhaps after a rectifier, and moved after that."""
-    uses = value.uses()
-    if len(uses) != 1 or value.is_graph_output():
+    readers = value.consumers()
+    if len(readers) != 1 or value.is_graph_output():
         return False
-    following = uses[0].node
+    following = readers[0]
     if following.op_type == "QuantizeLinear":
         return True
     if following.op_type not in _MOVED | dropped or following.inputs[0] is not value:
