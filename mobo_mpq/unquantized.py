@@ -58,6 +58,10 @@ class Unquantized:
     macs: int = 0
     parameters: int = 0
 
+    def __str__(self) -> str:
+        counted = [f"{n} {what}" for n, what in ((self.macs, "MACs"), (self.parameters, "parameters")) if n]
+        return f"{self.name} ({self.op}): {self.reason}{'; ' if counted else ''}{', '.join(counted)}"
+
 
 def read_unquantized(
     graph: Graph, layers: Set[Node], parameters: Set[str], quantized: Set[str], batch: Any

@@ -11,6 +11,7 @@ from mobo_mpq.errors import InputError
 from mobo_mpq.graph import Network, capture
 from mobo_mpq.layers import OpKind
 from mobo_mpq.tracing import Trace, trace, trace_layers
+from mobo_mpq.unquantized import Unquantized
 
 
 class TestPublished:
@@ -184,6 +185,14 @@ def test_what_is_left_in_float_is_named_with_its_reason() -> None:
     product = [u for u in found.unquantized if u.reason == "a product of two activations"]
     assert len(product) == 1
     assert by_name["rnn", "gru"].reason == "recurrent layers are not supported"
+
+
+def test_what_is_left_in_float_reads_as_a_sentence() -> None:
+    norm = Unquantized("norm", "layer_norm", "normalisation is computed in float", parameters=128)
+    assert str(norm) == "norm (layer_norm): normalisation is computed in float; 128 parameters"
+    product = Unquantized("attention", "matmul", "no weight", macs=64, parameters=2)
+    assert str(product) == "attention (matmul): no weight; 64 MACs, 2 parameters"
+    assert str(Unquantized("x", "add", "nothing to count")) == "x (add): nothing to count"
 
 
 def test_what_is_left_in_float_is_logged_in_one_line(caplog: pytest.LogCaptureFixture) -> None:

@@ -48,7 +48,7 @@ def show_dry_run(config: StudyConfig, as_json: bool) -> None:
         soft_wrap=True,
     )
     for line in document["left_in_float"]:
-        stderr.print(f"left in float: {line}", markup=False)
+        stderr.print(f"left in float: {line}", markup=False, soft_wrap=True)
 
 
 def dry_run_document(prepared: Prepared) -> dict[str, Any]:
