@@ -52,7 +52,7 @@ def search(
     task: Annotated[str | None, typer.Option(help="Built-in name, FILE.py:NAME or MODULE:NAME. [digits]")] = None,
     target: Annotated[str | None, typer.Option(help="Built-in device, or a TOML file. [mpic]")] = None,
     objectives: Annotated[str | None, typer.Option(help="Costs: latency,energy,size,bops. [latency]")] = None,
-    recipe: Annotated[str | None, typer.Option(help="How a policy becomes a network: ptq, qat. [qat]")] = None,
+    recipe: Annotated[str | None, typer.Option(help="How a policy runs: ptq, multipoint, qat. [qat]")] = None,
     epochs: Annotated[str | None, typer.Option(metavar="X", help="Of the fine-tune. [default: the recipe's]")] = None,
     strategy: Annotated[str | None, typer.Option(help="Who proposes; see 'mobo-mpq strategies'. [mobo]")] = None,
     sensitivity: Annotated[

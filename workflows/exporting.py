@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mobo_mpq.errors import InputError, UnknownName
 from mobo_mpq.export.policy_json import write_policy
@@ -14,6 +14,11 @@ from mobo_mpq.workflows import environment
 from mobo_mpq.workflows.checkpoints import Checkpoints
 from mobo_mpq.workflows.home import StudyFolder
 from mobo_mpq.workflows.record import StudyRecord
+
+if TYPE_CHECKING:
+    from mobo_mpq.quant.transform import QuantizedNetwork
+    from mobo_mpq.workflows.evaluation import Evaluator
+    from mobo_mpq.workflows.preparation import Prepared
 
 FORMATS = ("onnx", "policy")
 
@@ -79,18 +84,31 @@ def export_trial(record: StudyRecord, trial: Trial, form: str, out: Path | None)
         folder.mkdir(parents=True, exist_ok=True)
         assert trial.policy is not None, "a complete trial has a policy"
         header = record.header
-        write_policy(folder / "policy.json", trial.policy, model_digest=header["model_digest"], target=header["target"])
+        source = {"model_digest": header["model_digest"], "target": header["target"]}
+        write_policy(folder / "policy.json", trial.policy, **source)
     except OSError as error:
         raise InputError(f"cannot write to {folder}: {error.strerror}; choose another --out") from None
+    if form == "policy" and not _has_points(record, trial):
+        return Exported(trial, folder, ("policy.json",))
+    from mobo_mpq.quant.multipoint import points_of
+
+    prepared, evaluator, network = _rebuilt(record.folder, trial)
+    write_policy(folder / "policy.json", trial.policy, **source, points=points_of(network))
     if form == "policy":
         return Exported(trial, folder, ("policy.json",))
-    return _export_onnx(record.folder, trial, folder)
+    return _export_onnx(prepared, evaluator, network, trial, folder)
 
 
-def _export_onnx(study: StudyFolder, trial: Trial, folder: Path) -> Exported:
+def _has_points(record: StudyRecord, trial: Trial) -> bool:
+    """Whether the policy file says more than the policy, which takes the network to know."""
+    from mobo_mpq.training.recipes import adds_points
+
+    return adds_points(trial.recipe.kind if trial.recipe else record.folder.config().recipe)
+
+
+def _rebuilt(study: StudyFolder, trial: Trial) -> tuple[Prepared, Evaluator, QuantizedNetwork]:
+    """The study, and the trial's network on the CPU."""
     environment.prepare()
-    from mobo_mpq.export.onnx_qdq import export_onnx
-    from mobo_mpq.export.verify import verify_onnx
     from mobo_mpq.workflows.evaluation import Evaluator
     from mobo_mpq.workflows.preparation import prepare
     from mobo_mpq.workflows.search import network_of
@@ -98,7 +116,15 @@ def _export_onnx(study: StudyFolder, trial: Trial, folder: Path) -> Exported:
     prepared = prepare(study.config(), known=read_events(study.journal)[0])
     evaluator = Evaluator(prepared.work, prepared.task)
     checkpoints = Checkpoints(study.checkpoints, prepared.config.checkpoint_megabytes * 1e6)
-    network = network_of(trial, evaluator, checkpoints).cpu()
+    return prepared, evaluator, network_of(trial, evaluator, checkpoints).cpu()
+
+
+def _export_onnx(
+    prepared: Prepared, evaluator: Evaluator, network: QuantizedNetwork, trial: Trial, folder: Path
+) -> Exported:
+    from mobo_mpq.export.onnx_qdq import export_onnx
+    from mobo_mpq.export.verify import verify_onnx
+
     path = folder / "model.onnx"
     export_onnx(network, prepared.task.example, path, model_digest=prepared.digest, target=prepared.target.name)
     checked = verify_onnx(path, network, evaluator.val)

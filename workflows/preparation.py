@@ -26,7 +26,7 @@ from mobo_mpq.quant.functional import check_bits
 from mobo_mpq.space import SearchSpace
 from mobo_mpq.strategies.registry import check_strategy
 from mobo_mpq.training.data import share
-from mobo_mpq.training.recipes import check_recipe, default_recipe, trains
+from mobo_mpq.training.recipes import RecipeCost, check_recipe, default_recipe, trains
 from mobo_mpq.trial import Recipe
 from mobo_mpq.workflows.evaluation import Work
 from mobo_mpq.workflows.sensitivities import Sensitivities
@@ -186,8 +186,10 @@ def _problem(
     float_value: float,
 ) -> Problem:
     def cost(word: str) -> CostObjective:
-        return CostObjective.from_model(cost_model(word, target, network.layers), network.layers, space)
+        model = RecipeCost(cost_model(word, target, network.layers), recipe)
+        return CostObjective.from_model(model, network.layers, space)
 
+    recipe = study_recipe(config)
     budgets = config.budgets
     extra = [_COST_WORDS[name] for name in budgets if _COST_WORDS[name] not in config.objectives]
     quality = quality_info(task, float_value, config.worst_quality)
@@ -199,7 +201,7 @@ def _problem(
             objectives,
             budgets,
             tuple(cost(word) for word in extra),
-            deterministic=not trains(study_recipe(config)),  # no training, no noise from one evaluation to the next
+            deterministic=not trains(recipe),  # no training, no noise from one evaluation to the next
             float_quality=float_value,
         )
     except InfeasibleBudget as error:  # answer in the unit of the question

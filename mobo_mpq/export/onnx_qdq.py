@@ -21,9 +21,11 @@ from mobo_mpq.errors import InputError
 from mobo_mpq.export.carriers import ActivationCarrier, WeightCarrier
 from mobo_mpq.export.kernels import name_after_layers, suit_kernels
 from mobo_mpq.export.policy_json import PolicyDocument
+from mobo_mpq.export.wide import widen
 from mobo_mpq.folding import tensor_of
 from mobo_mpq.graph import Example, call
 from mobo_mpq.quant.base import Quantizer, Role
+from mobo_mpq.quant.multipoint import MultipointQuantizer, points_of
 from mobo_mpq.quant.transform import QuantizedNetwork, quantizers
 from mobo_mpq.quiet import quiet
 from mobo_mpq.shapes import symbol
@@ -53,6 +55,9 @@ def export_onnx(
     ONNX Runtime computes what the network computes up to the rounding of float sums, but for one thing: between
     activations of 8 bits it fuses convolutions into integer kernels, whose biases are integers.
 
+    Layers whose channels have several points (:mod:`mobo_mpq.quant.multipoint`) are wider, and end in the additions
+    that make them as wide as they were.
+
     Nodes of a layer are called ``LAYER/OPERATOR``, which is what profiles of the file say.
 
     The file's ``metadata_props`` say where it comes from: ``mobo_mpq.policy`` holds the text of the policy file,
@@ -68,12 +73,13 @@ def export_onnx(
     Raises:
         InputError: when a quantizer has seen no data yet, or the file cannot be written.
     """
+    document = PolicyDocument(network.policy, model_digest, target, points_of(network))
     program = _program(network, example)
     suit_kernels(program.model)
     name_after_layers(program.model, network.trace.operators)
     program.model.ir_version = IR_VERSION
     program.model.producer_name, program.model.producer_version = "mobo-mpq", mobo_mpq.__version__
-    program.model.metadata_props["mobo_mpq.policy"] = PolicyDocument(network.policy, model_digest, target).to_json()
+    program.model.metadata_props["mobo_mpq.policy"] = document.to_json()
     program.model.metadata_props["mobo_mpq.model_digest"] = model_digest
     program.model.metadata_props["mobo_mpq.version"] = mobo_mpq.__version__
     try:
@@ -90,7 +96,11 @@ def lower(network: QuantizedNetwork) -> GraphModule:
     """
     lowered = copy.deepcopy(network).cpu()
     for name, quantizer in quantizers(lowered).items():
-        lowered.set_submodule(name, _carrier(lowered, quantizer))
+        _check_calibrated(quantizer)
+        if isinstance(quantizer, MultipointQuantizer):
+            widen(lowered, name, quantizer)
+        else:
+            lowered.set_submodule(name, _carrier(lowered, quantizer))
     for node in lowered.graph.nodes:
         if op(node) is aten.view:  # carriers are dense; what follows a transposition may be no view of them any more
             node.target = aten.reshape.default
@@ -98,7 +108,7 @@ def lower(network: QuantizedNetwork) -> GraphModule:
     return lowered
 
 
-def _carrier(network: GraphModule, quantizer: Quantizer) -> ActivationCarrier | WeightCarrier:
+def _check_calibrated(quantizer: Quantizer) -> None:
     site = quantizer.site
     assert site is not None  # apply_policy gives every quantizer its site
     if not quantizer.calibrated:
@@ -106,6 +116,11 @@ def _carrier(network: GraphModule, quantizer: Quantizer) -> ActivationCarrier | 
             f"the {site.role} quantizer of '{site.tensor}' has seen no data yet; run calibrate(network, batches) "
             "before the export"
         )
+
+
+def _carrier(network: GraphModule, quantizer: Quantizer) -> ActivationCarrier | WeightCarrier:
+    site = quantizer.site
+    assert site is not None  # apply_policy gives every quantizer its site
     if site.role is Role.ACTIVATION:
         return ActivationCarrier(quantizer.qparams())
     return WeightCarrier(quantizer.qparams(), tensor_of(network, site.tensor))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mobo_mpq.errors import PolicyError
@@ -20,31 +20,45 @@ class PolicyDocument:
         policy: bits of every layer.
         model_digest: of the model that the policy was found for.
         target: name of the device that it was found for.
+        points: layer -> number of points of each channel of its weight, where one has more than one: see
+            :mod:`mobo_mpq.quant.multipoint`.
     """
 
     policy: Policy
     model_digest: str
     target: str
+    points: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """The text of the file."""
+        layers: dict[str, dict[str, int | list[int]]] = {
+            name: {**bits, **({"points": [*self.points[name]]} if name in self.points else {})}
+            for name, bits in self.policy.to_dict().items()
+        }
         document = {
             "schema": SCHEMA,
             "model_digest": self.model_digest,
             "target": self.target,
-            "layers": self.policy.to_dict(),
+            "layers": layers,
         }
         return json.dumps(document, indent=2) + "\n"
 
 
-def write_policy(path: str | Path, policy: Policy, *, model_digest: str, target: str) -> None:
-    """Write a policy file.
+def write_policy(
+    path: str | Path,
+    policy: Policy,
+    *,
+    model_digest: str,
+    target: str,
+    points: Mapping[str, Sequence[int]] | None = None,
+) -> None:
+    """Write a policy file; arguments as the attributes of :class:`PolicyDocument`.
 
     Raises:
         PolicyError: when the file cannot be written.
     """
     try:
-        Path(path).write_text(PolicyDocument(policy, model_digest, target).to_json(), encoding="utf-8")
+        Path(path).write_text(PolicyDocument(policy, model_digest, target, points or {}).to_json(), encoding="utf-8")
     except OSError as error:
         raise PolicyError(f"policy file '{path}' cannot be written ({error}); choose another folder") from None
 
@@ -85,7 +99,14 @@ def read_policy(
             f"policy file '{path}' is for the model of digest '{document['model_digest'][:12]}', this one has "
             f"'{model_digest[:12]}'; give the model that it was found for, or search again"
         )
-    return PolicyDocument(policy, document["model_digest"], document["target"])
+    points = {name: entry["points"] for name, entry in document["layers"].items() if "points" in entry}
+    for name, counts in points.items():
+        if not isinstance(counts, list) or not all(type(count) is int and count > 0 for count in counts):
+            raise PolicyError(
+                f"policy file '{path}': \"points\" of layer '{name}' is {counts!r}; expected a list of whole numbers "
+                f"above 0, one for each channel: export the policy again"
+            )
+    return PolicyDocument(policy, document["model_digest"], document["target"], points)
 
 
 def _check_layers(path: str | Path, policy: Policy, names: Sequence[str]) -> None:

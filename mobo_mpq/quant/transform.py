@@ -101,7 +101,11 @@ def check_policy(network: Network, policy: Mapping[str, LayerBits]) -> None:
 
 def quantizers(network: nn.Module) -> dict[str, Quantizer]:
     """Every quantizer of a network, by the name of its module, which is the target of its node in the graph."""
-    return {name: module for name, module in network.named_modules() if isinstance(module, Quantizer)}
+    found: dict[str, Quantizer] = {}
+    for name, module in network.named_modules():
+        if isinstance(module, Quantizer) and name.rpartition(".")[0] not in found:  # parts of one are none
+            found[name] = module
+    return found
 
 
 def calibrate(network: nn.Module, batches: Iterable[Example]) -> None:

@@ -10,8 +10,10 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from mobo_mpq.errors import InputError, UnknownName
 from mobo_mpq.graph import Network
+from mobo_mpq.hardware import CostModel
+from mobo_mpq.layers import LayerSpec
 from mobo_mpq.options import parse_options
-from mobo_mpq.policy import Policy
+from mobo_mpq.policy import LayerBits, Policy
 from mobo_mpq.quant.base import Scheme
 from mobo_mpq.quant.transform import QuantizedNetwork, apply_policy, calibrate
 from mobo_mpq.seeding import derive
@@ -49,6 +51,9 @@ class Method(ABC, Generic[Options]):
     default: ClassVar[Recipe]
     """Every option it takes, at its default."""
 
+    adds_points: ClassVar[bool] = False
+    """Whether weights may have several points per channel, which the policy file then tells."""
+
     @abstractmethod
     def options(self, recipe: Recipe) -> Options:
         """Parse and check a recipe's options.
@@ -65,6 +70,10 @@ class Method(ABC, Generic[Options]):
     def source(self, network: Network, options: Options) -> Network:
         """The float network that is quantized: ``network``, or one that computes the same."""
         return network
+
+    def as_run(self, layer: LayerSpec, bits: LayerBits, options: Options) -> LayerSpec:
+        """The layer that the device runs at these bits, and that costs are those of: ``layer``, or a larger one."""
+        return layer
 
     def prepare(self, network: QuantizedNetwork, options: Options) -> None:  # noqa: B027 - most have nothing to prepare
         """Add what the state of a finished network holds beyond that of an uncalibrated one."""
@@ -141,6 +150,44 @@ def trains(recipe: Recipe) -> bool:
         UnknownName: for an unknown recipe.
     """
     return default_recipe(recipe.kind).epochs > 0 and recipe.epochs > 0
+
+
+@dataclass(frozen=True)
+class RecipeCost:
+    """A cost model of the layers as a recipe lets the device run them.
+
+    Attributes:
+        model: prices a layer.
+        recipe: may make it larger.
+    """
+
+    model: CostModel
+    recipe: Recipe
+
+    @property
+    def name(self) -> str:
+        """Of the model."""
+        return self.model.name
+
+    @property
+    def unit(self) -> str:
+        """Of the model."""
+        return self.model.unit
+
+    def layer_cost(self, layer: LayerSpec, bits: LayerBits) -> float:
+        """Cost of what the device runs in the place of a layer."""
+        method = _method(self.recipe.kind)
+        bits = LayerBits(*bits)
+        return self.model.layer_cost(method.as_run(layer, bits, method.options(self.recipe)), bits)
+
+
+def adds_points(kind: str) -> bool:
+    """Whether networks of a recipe have :func:`~mobo_mpq.quant.multipoint.points_of`.
+
+    Raises:
+        UnknownName: for an unknown recipe.
+    """
+    return _method(kind).adds_points
 
 
 def run_recipe(

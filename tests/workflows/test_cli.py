@@ -147,7 +147,7 @@ def test_plot(
             ["--strategy", "mob"],
             "unknown strategy 'mob'; known: mobo, nsga2, random, sensitivity, sobol, tpe. Did you mean 'mobo'?",
         ),
-        (["--recipe", "qta"], "unknown recipe 'qta'; known: ptq, qat. Did you mean 'qat'?"),
+        (["--recipe", "qta"], "unknown recipe 'qta'; known: multipoint, ptq, qat. Did you mean 'qat'?"),
         (["--objectives", "latency,power"], "unknown cost 'power'; known: bops, energy, latency, size."),
         (["--pin", "conv9=8/8"], "unknown layer 'conv9'; known: 0, 2, 5."),
         (["--tie", "0,9"], "unknown layer '9'"),
