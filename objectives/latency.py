@@ -6,13 +6,14 @@ A formula is registered by the name that target documents call it by, so a new o
 from __future__ import annotations
 
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Annotated, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from mobo_mpq.errors import InputError
 from mobo_mpq.hardware import Pair
@@ -21,6 +22,16 @@ from mobo_mpq.policy import LayerBits
 
 Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(strict=True, gt=0)]
+
+
+def _pair_key(key: str) -> str:
+    if not re.fullmatch(r"[1-9]\d*/[1-9]\d*", key):
+        raise ValueError(f"key '{key}' is not WEIGHT/ACTIVATION bits, as in \"4/8\"")
+    return key
+
+
+PairKey = Annotated[str, AfterValidator(_pair_key)]
+"""A pair of bits as documents write it: ``"4/8"``."""
 
 WEIGHTED = frozenset({OpKind.CONV, OpKind.DEPTHWISE, OpKind.LINEAR})
 
@@ -86,6 +97,35 @@ def register_latency(name: str) -> Callable[[type[F]], type[F]]:
         return formula
 
     return add
+
+
+def nested_formula(
+    outer: type[LatencyFormula], field: str, raw: Mapping[str, Any], context: Mapping[str, Any]
+) -> LatencyFormula:
+    """A formula inside the table of another one.
+
+    Args:
+        outer: the other one, which cannot stand inside itself.
+        field: where it stands, for messages.
+        raw: ``model`` and its numbers.
+        context: of the validation: ``folder``, ``batch`` and ``clock_hz`` of the document.
+
+    Raises:
+        ValueError: when there is no such formula, its numbers are wrong, or it needs a clock and there is none.
+    """
+    name = str(raw.get("model"))
+    known = sorted(other for other, formula in FORMULAS.items() if formula is not outer)
+    if name not in known:
+        raise ValueError(f"{field}.model is {raw.get('model')!r}; expected one of {', '.join(known)}")
+    formula = FORMULAS[name]
+    if formula.needs_clock and context.get("clock_hz") is None:
+        raise ValueError(f"{field}.model '{name}' gives cycles, and the document has no clock_hz; write it")
+    try:
+        return formula.model_validate({key: value for key, value in raw.items() if key != "model"}, context=context)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in (field, *first["loc"]))
+        raise ValueError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
 @dataclass

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Self
 
-from pydantic import PrivateAttr, ValidationError, ValidationInfo, model_validator
+from pydantic import PrivateAttr, ValidationInfo, model_validator
 
 from mobo_mpq.layers import LayerSpec, OpKind
-from mobo_mpq.objectives.latency import FORMULAS, LatencyFormula, register_latency
+from mobo_mpq.objectives.latency import LatencyFormula, nested_formula, register_latency
 from mobo_mpq.policy import LayerBits
 
 
@@ -33,7 +32,9 @@ class ByKind(LatencyFormula):
         tables = {OpKind.CONV: self.conv, OpKind.DEPTHWISE: self.depthwise or self.conv, OpKind.LINEAR: self.linear}
         if not any(tables.values()):
             raise ValueError("no kind of layer has a formula; give at least one of conv, depthwise and linear")
-        self._of = {kind: _formula(kind, raw, info.context or {}) for kind, raw in tables.items() if raw is not None}
+        context = info.context or {}
+        given = {kind: raw for kind, raw in tables.items() if raw is not None}
+        self._of = {kind: nested_formula(ByKind, kind, raw, context) for kind, raw in given.items()}
         return self
 
     @property
@@ -54,19 +55,3 @@ class ByKind(LatencyFormula):
     def seconds(self, layer: LayerSpec, bits: LayerBits, batch: int, clock_hz: float | None = None) -> float:
         """Seconds for ``batch`` inferences."""
         return self._of[layer.kind].seconds(layer, bits, batch, clock_hz)
-
-
-def _formula(kind: OpKind, raw: Mapping[str, Any], context: Mapping[str, Any]) -> LatencyFormula:
-    name = raw.get("model")
-    if name not in FORMULAS or FORMULAS[str(name)] is ByKind:
-        known = ", ".join(sorted(other for other in FORMULAS if FORMULAS[other] is not ByKind))
-        raise ValueError(f"{kind}.model is {name!r}; expected one of {known}")
-    formula = FORMULAS[str(name)]
-    if formula.needs_clock and context.get("clock_hz") is None:
-        raise ValueError(f"{kind}.model '{name}' gives cycles, and the document has no clock_hz; write it")
-    try:
-        return formula.model_validate({key: value for key, value in raw.items() if key != "model"}, context=context)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in (kind, *first["loc"]))
-        raise ValueError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None

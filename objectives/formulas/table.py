@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, model_validator
+from pydantic import Field, PrivateAttr, ValidationInfo, model_validator
 
 from mobo_mpq.errors import InputError
 from mobo_mpq.layers import LayerSpec, OpKind
-from mobo_mpq.objectives.latency import FORMULAS, LatencyFormula, register_latency
+from mobo_mpq.objectives.latency import LatencyFormula, nested_formula, register_latency
 from mobo_mpq.objectives.profiles.records import Row, pairs_by_kind, read_table
 from mobo_mpq.objectives.profiles.shapes import Shape
 from mobo_mpq.policy import LayerBits
@@ -59,7 +59,7 @@ class Table(LatencyFormula):
                 f"{batch}; make them equal"
             )
         self._rows = rows
-        self._model = None if self.fallback is None else _fallback(self.fallback, context)
+        self._model = None if self.fallback is None else nested_formula(Table, "fallback", self.fallback, context)
         self._index()
         return self
 
@@ -150,19 +150,3 @@ def _some(names: Iterable[str]) -> str:
     listed = list(names)
     more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
     return ", ".join(f"'{name}'" for name in listed[:_NAMED]) + more
-
-
-def _fallback(raw: Mapping[str, Any], context: Mapping[str, Any]) -> LatencyFormula:
-    """The formula for pairs that have no row."""
-    name = raw.get("model")
-    if name not in FORMULAS:
-        raise ValueError(f"fallback.model is {name!r}; expected one of {', '.join(sorted(FORMULAS))}")
-    formula = FORMULAS[str(name)]
-    if formula.needs_clock and context.get("clock_hz") is None:
-        raise ValueError(f"fallback.model '{name}' gives cycles, and the document has no clock_hz; write it")
-    try:
-        return formula.model_validate({key: value for key, value in raw.items() if key != "model"}, context=context)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in ("fallback", *first["loc"]))
-        raise ValueError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
