@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,8 @@ import mobo_mpq as mm
 from mobo_mpq.config import StudyConfig
 from mobo_mpq.objectives.hardware import target_names
 from mobo_mpq.objectives.tasks import task_names
-from mobo_mpq.strategies.registry import strategy_names
+from mobo_mpq.strategies.amp import AmpOptions
+from mobo_mpq.strategies.registry import check_strategy, strategy_names
 from mobo_mpq.training.recipes import default_recipe, recipe_names
 from mobo_mpq.workflows.cli import app, main
 from mobo_mpq.workflows.exporting import FORMATS
@@ -150,11 +152,12 @@ def test_documents_of_the_pages_are_taken(tmp_path: Path) -> None:
     (target,) = (b for b in blocks(DOCS / "how-to" / "targets.md") if b.info.startswith("toml"))
     (tmp_path / "my-board.toml").write_text(target.code)
     assert mm.load_target(tmp_path / "my-board.toml").name == "my-board"
-    for page in ("reference/study-file.md", "methods/lsq-qat.md"):
+    for page in ("reference/study-file.md", "methods/lsq-qat.md", "methods/amp.md"):
         (study,) = (b for b in blocks(DOCS / page) if b.info.startswith("toml"))
         (tmp_path / "study.toml").write_text(study.code)
         config = StudyConfig.parse(StudyConfig.read(tmp_path / "study.toml"))
         assert set(config.recipe_options) <= set(default_recipe(config.recipe).options)
+        check_strategy(config.strategy, config.strategy_options)
 
 
 # --- commands exist ---------------------------------------------------------------------------------------------------
@@ -214,6 +217,16 @@ def test_options_and_defaults_of_qat() -> None:
 def test_options_and_defaults_of_ptq() -> None:
     rows = table(section_of("methods/ptq.md", "## Options"))
     assert {name: json.loads(value) for name, value in rows.items()} == default_recipe("ptq").options
+
+
+def test_options_and_defaults_of_multipoint() -> None:
+    rows = table(section_of("methods/multipoint.md", "## Options"))
+    assert {name: json.loads(value) for name, value in rows.items()} == default_recipe("multipoint").options
+
+
+def test_options_and_defaults_of_amp() -> None:
+    rows = table(section_of("methods/amp.md", "## Options"))
+    assert {name: json.loads(value) if value else None for name, value in rows.items()} == asdict(AmpOptions())
 
 
 @pytest.mark.parametrize("names", [task_names(), target_names(), strategy_names(), recipe_names(), FORMATS], ids=str)
