@@ -152,33 +152,23 @@ def trains(recipe: Recipe) -> bool:
     return default_recipe(recipe.kind).epochs > 0 and recipe.epochs > 0
 
 
-@dataclass(frozen=True)
 class RecipeCost:
-    """A cost model of the layers as a recipe lets the device run them.
+    """A cost model of the layers as a recipe lets the device run them; called as the model is.
 
-    Attributes:
+    Args:
         model: prices a layer.
         recipe: may make it larger.
     """
 
-    model: CostModel
-    recipe: Recipe
-
-    @property
-    def name(self) -> str:
-        """Of the model."""
-        return self.model.name
-
-    @property
-    def unit(self) -> str:
-        """Of the model."""
-        return self.model.unit
+    def __init__(self, model: CostModel, recipe: Recipe) -> None:
+        self.model, self.name, self.unit = model, model.name, model.unit
+        self._method = _method(recipe.kind)
+        self._options = self._method.options(recipe)
 
     def layer_cost(self, layer: LayerSpec, bits: LayerBits) -> float:
         """Cost of what the device runs in the place of a layer."""
-        method = _method(self.recipe.kind)
         bits = LayerBits(*bits)
-        return self.model.layer_cost(method.as_run(layer, bits, method.options(self.recipe)), bits)
+        return self.model.layer_cost(self._method.as_run(layer, bits, self._options), bits)
 
 
 def adds_points(kind: str) -> bool:
