@@ -15,6 +15,7 @@ import pytest
 
 import mobo_mpq
 from mobo_mpq.journal import read_trials
+from mobo_mpq.strategies.registry import strategy_names
 from mobo_mpq.workflows.home import Home
 
 Fails = Callable[..., str]
@@ -145,7 +146,7 @@ def test_plot(
         (["--target", "mpik"], "unknown target 'mpik'; known: "),
         (
             ["--strategy", "mob"],
-            "unknown strategy 'mob'; known: mobo, nsga2, random, sensitivity, sobol, tpe. Did you mean 'mobo'?",
+            f"unknown strategy 'mob'; known: {', '.join(strategy_names())}. Did you mean 'mobo'?",
         ),
         (["--recipe", "qta"], "unknown recipe 'qta'; known: multipoint, ptq, qat. Did you mean 'qat'?"),
         (["--objectives", "latency,power"], "unknown cost 'power'; known: bops, energy, latency, size."),
