@@ -24,9 +24,10 @@ from mobo_mpq.policy import Policy
 from mobo_mpq.problem import Problem
 from mobo_mpq.seeding import rng
 from mobo_mpq.strategies.base import Strategy
+from mobo_mpq.strategies.registry import strategy_names, uses_sensitivity
 from mobo_mpq.trial import Trial, TrialState
 
-USE_SENSITIVITY = frozenset({"amp", "mobo", "sensitivity"})
+USE_SENSITIVITY = frozenset(name for name in strategy_names() if uses_sensitivity(name))
 """Strategies that look at sensitivities; to all others, the variants of a problem that differ in them are the same."""
 START = 24
 """Evaluations after which proposals are timed: every strategy has left its initial design."""

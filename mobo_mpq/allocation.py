@@ -6,13 +6,12 @@ An integer linear program in binary variables ``z[layer, option]``, solved by Hi
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import csr_array
 
+from mobo_mpq.binary_programme import FEASIBILITY, Budget, Link, solve
 from mobo_mpq.errors import InfeasibleBudget, InputError
 from mobo_mpq.policy import Policy
 from mobo_mpq.space import SearchSpace
@@ -20,15 +19,7 @@ from mobo_mpq.space import SearchSpace
 TOLERANCE = 1e-9
 """Budgets hold up to this relative excess."""
 
-_SCALE = 1e4  # HiGHS stops within 1e-6 of the optimum and of each bound, absolute: so numbers had better be large
-_FEASIBILITY = 1e-6
 _MAX_REFUSED = 8
-
-Link = tuple[Sequence[int], Sequence[Hashable]]
-"""Layers, and one label per option: the layers must take options of equal label."""
-
-Budget = tuple[NDArray[np.float64], float]
-"""``layers x options``, and the largest total."""
 
 
 def allocate(
@@ -58,8 +49,7 @@ def allocate(
             raise InputError(f"budget '{name}' is not a number; expected the largest total cost")
     links: list[Link] = [(_members(group, len(loss)), range(loss.shape[1])) for group in groups or ()]
     limits = {name: (tables[name], float(limit)) for name, limit in budgets.items()}
-    check_budgets(limits, links)
-    return _required(_within_budgets(loss, list(limits.values()), links))
+    return _best(loss, limits, links)
 
 
 def cheapest(space: SearchSpace, table: NDArray[np.float64], budgets: Mapping[str, Budget] | None = None) -> Policy:
@@ -73,15 +63,45 @@ def cheapest(space: SearchSpace, table: NDArray[np.float64], budgets: Mapping[st
     Raises:
         InfeasibleBudget: names the first budget that no policy keeps, alone or beside those before it.
     """
+    return _policy(space, _best(table, budgets or {}, _links_of(space)))
+
+
+def least_loss(
+    space: SearchSpace, loss: NDArray[np.float64], budgets: Sequence[Budget], refused: Sequence[Policy] = ()
+) -> Policy | None:
+    """The legal policy of least total loss within the budgets that is none of those refused; None when none is left.
+
+    Args:
+        space: the legal policies.
+        loss: ``layers x options``; NaN where a pair is not legal.
+        budgets: tables like it, and the largest totals.
+        refused: policies of the space.
+    """
+    cut = [np.array([space.options.index(policy[name]) for name in space.names], dtype=np.intp) for policy in refused]
+    chosen = _within_budgets(loss, budgets, _links_of(space), cut)
+    return None if chosen is None else _policy(space, chosen)
+
+
+def _links_of(space: SearchSpace) -> list[Link]:
+    """Decisions that several layers share."""
     links: list[Link] = []
     for variable in space.decisions:
         members = [space.names.index(name) for name in variable.layers]
         if len(members) > 1:
             links.append((members, [getattr(bits, variable.role) for bits in space.options]))
-    if budgets:
-        check_budgets(budgets, links)
-    chosen = _required(_within_budgets(table, list((budgets or {}).values()), links))
+    return links
+
+
+def _policy(space: SearchSpace, chosen: NDArray[np.intp]) -> Policy:
     return Policy(tuple((name, space.options[i]) for name, i in zip(space.names, chosen, strict=True)))
+
+
+def _best(objective: NDArray[np.float64], budgets: Mapping[str, Budget], links: Sequence[Link]) -> NDArray[np.intp]:
+    """The best options; where there are none, the budget that is to blame is named."""
+    chosen = _within_budgets(objective, list(budgets.values()), links)
+    if chosen is None:
+        check_budgets(budgets, links)
+    return _required(chosen)
 
 
 def check_budgets(budgets: Mapping[str, Budget], links: Sequence[Link]) -> None:
@@ -98,7 +118,10 @@ def check_budgets(budgets: Mapping[str, Budget], links: Sequence[Link]) -> None:
 
 
 def _within_budgets(
-    objective: NDArray[np.float64], budgets: Sequence[Budget], links: Sequence[Link]
+    objective: NDArray[np.float64],
+    budgets: Sequence[Budget],
+    links: Sequence[Link],
+    refused: Sequence[NDArray[np.intp]] = (),
 ) -> NDArray[np.intp] | None:
     """The best options that keep the budgets to :data:`TOLERANCE`, or None.
 
@@ -106,70 +129,13 @@ def _within_budgets(
     shrinking the budget would also lose what meets it exactly. It is the last resort, where many exceed it alike.
     """
     bounded = [(table, limit) for table, limit in budgets if limit < np.inf]
-    refused: list[NDArray[np.intp]] = []
-    for shrink in (*[0.0] * _MAX_REFUSED, 2 * _FEASIBILITY):
-        chosen = _solve(objective, bounded, links, refused, shrink)
+    refused = [*refused]
+    for shrink in (*[0.0] * _MAX_REFUSED, 2 * FEASIBILITY):
+        chosen = solve(objective, bounded, links, refused, shrink)
         if chosen is None or all(_within(_total(table, chosen), limit) for table, limit in bounded):
             return chosen
         refused.append(chosen)
     return None
-
-
-def _solve(
-    objective: NDArray[np.float64],
-    budgets: Sequence[tuple[NDArray[np.float64], float]],
-    links: Sequence[Link],
-    refused: Sequence[NDArray[np.intp]],
-    shrink: float,
-) -> NDArray[np.intp] | None:
-    """The best option of each layer, other than those refused, or None when there is no solution."""
-    layers, options = objective.shape
-    legal = np.isfinite(objective)
-    rows = [csr_array(np.kron(np.eye(layers), np.ones(options)))]
-    lower, upper = [np.ones(layers)], [np.ones(layers)]
-    for table, limit in budgets:
-        scale = max(abs(limit), float(np.nanmax(np.abs(table))), np.finfo(float).tiny) / _SCALE
-        rows.append(csr_array(np.where(np.isfinite(table), table, 0.0).reshape(1, -1) / scale))
-        lower.append(np.array([-np.inf]))
-        upper.append(np.array([limit / scale - shrink]))
-    for row in _link_rows(links, layers, options):
-        rows.append(csr_array(row.reshape(1, -1)))
-        lower.append(np.zeros(1))
-        upper.append(np.zeros(1))
-    for options_of_layers in refused:
-        row = np.zeros((layers, options))
-        row[np.arange(layers), options_of_layers] = 1.0
-        rows.append(csr_array(row.reshape(1, -1)))
-        lower.append(np.array([-np.inf]))
-        upper.append(np.array([layers - 1.0]))
-    # What a layer's options have in common changes nothing; taken out, small differences survive the scaling.
-    values = np.where(legal, objective - np.nanmin(np.where(legal, objective, np.nan), axis=1, keepdims=True), 0.0)
-    spread = max(float(np.abs(values).max()), np.finfo(float).tiny) / _SCALE
-    constraints = [LinearConstraint(row, low, high) for row, low, high in zip(rows, lower, upper, strict=True)]
-    result = milp(
-        (values / spread).ravel(),
-        integrality=np.ones(layers * options),
-        bounds=Bounds(0, legal.astype(float).ravel()),
-        constraints=constraints,
-        options={"mip_rel_gap": 0.0},
-    )
-    if result.x is None:
-        return None
-    return np.asarray(result.x.reshape(layers, options).argmax(axis=1), dtype=np.intp)
-
-
-def _link_rows(links: Sequence[Link], layers: int, options: int) -> list[NDArray[np.float64]]:
-    """Equalities: the first layer of a link takes a label exactly when each other one does."""
-    rows = []
-    for members, labels in links:
-        for other in members[1:]:
-            for label in dict.fromkeys(labels):
-                row = np.zeros((layers, options))
-                same = np.array([one == label for one in labels])
-                row[members[0], same] = 1.0
-                row[other, same] = -1.0
-                rows.append(row)
-    return rows
 
 
 def _required(chosen: NDArray[np.intp] | None) -> NDArray[np.intp]:

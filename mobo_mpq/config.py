@@ -48,6 +48,7 @@ class StudyConfig(BaseModel):
         strategy: who proposes.
         strategy_options: further options of the strategy.
         sensitivity: whether layers' sensitivities are measured first, for strategies that use them.
+        sensitivity_kind: perturbation, hessian, fisher or orthogonality; the strategy's own when absent.
         trials: evaluations in all.
         concurrency: trials at a time; the number of cores when absent.
         seed: of everything random.
@@ -75,6 +76,7 @@ class StudyConfig(BaseModel):
     strategy: str = "mobo"
     strategy_options: dict[str, float | str] = Field(default_factory=dict)
     sensitivity: bool = True
+    sensitivity_kind: str | None = None
     trials: Annotated[int, Field(ge=1)] = 48
     concurrency: Annotated[int, Field(ge=1)] | None = None
     seed: Annotated[int, Field(ge=0)] = 0

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mobo_mpq.allocation import allocate, cheapest
+from mobo_mpq.allocation import allocate, cheapest, least_loss
 from mobo_mpq.errors import InfeasibleBudget, InputError
 from mobo_mpq.testing.toys import make_toy
 
@@ -70,6 +70,100 @@ def test_a_budget_that_is_met_exactly_is_kept_and_used(seed: int) -> None:
         allocate(loss, {"latency_s": cost}, {"latency_s": limit * (1 - 3e-9)}) if limit > cost.min(1).sum() else None
     )
     assert below is None or cost[np.arange(8), below].sum() <= limit * (1 - 3e-9) * (1 + 1e-9)
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 10_000), layers=st.integers(2, 6), options=st.integers(2, 4))
+def test_just_above_and_just_below_each_threshold(seed: int, layers: int, options: int) -> None:
+    """At the cost of some allocation, a hair more and a hair less: where the optimum changes."""
+    rng = np.random.default_rng(seed)
+    rows = np.arange(layers)
+    loss, costs = rng.normal(size=(layers, options)), {name: rng.random((layers, options)) for name in ("a", "b")}
+    some = rng.integers(0, options, layers)
+    for factor in (1 - 1e-8, 1.0, 1 + 1e-8):
+        budgets = {name: factor * float(table[rows, some].sum()) for name, table in costs.items()}
+        expected = _brute_force(loss, costs, budgets, [])
+        if expected is None:
+            assert factor < 1.0
+            with pytest.raises(InfeasibleBudget):
+                allocate(loss, costs, budgets)
+            continue
+        chosen = allocate(loss, costs, budgets)
+        assert loss[rows, chosen].sum() == pytest.approx(expected, rel=1e-9, abs=1e-9)
+        assert all(table[rows, chosen].sum() <= budgets[name] * (1 + 1e-9) for name, table in costs.items())
+
+
+def _large(seed: int, layers: int = 120) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, float]]:
+    """Layers of very different sizes at 2 to 8 bits for weights and activations: 49 options, and two budgets."""
+    rng = np.random.default_rng(seed)
+    bits = np.array(list(itertools.product(range(2, 9), repeat=2)))
+    losses = rng.lognormal(0.0, 1.5, (layers, 2))
+    loss = losses[:, :1] * 4.0 ** -bits[:, 0] + losses[:, 1:] * 4.0 ** -bits[:, 1]
+    costs = {
+        "size_bytes": rng.lognormal(8.0, 1.5, (layers, 1)) * bits[:, 0] / 8,
+        "bops": rng.lognormal(12.0, 1.5, (layers, 1)) * bits.prod(axis=1),
+    }
+    shares = {"size_bytes": 0.45, "bops": 0.3}
+    budgets = {
+        name: float(table.min(1).sum() + shares[name] * (table.max(1) - table.min(1)).sum())
+        for name, table in costs.items()
+    }
+    return loss, costs, budgets
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_large_instances_are_solved_exactly(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """120 layers of 49 options: as good as the programme that is not cut down first, and above its relaxation."""
+    loss, costs, budgets = _large(seed)
+    rows = np.arange(len(loss))
+    chosen = allocate(loss, costs, budgets)
+    for name, table in costs.items():
+        assert table[rows, chosen].sum() <= budgets[name] * (1 + 1e-9)
+    monkeypatch.setattr("mobo_mpq.binary_programme._LARGE", 10**9)
+    whole = allocate(loss, costs, budgets)
+    assert loss[rows, chosen].sum() == pytest.approx(loss[rows, whole].sum(), rel=1e-9)
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 10_000))
+def test_cutting_down_changes_nothing(seed: int) -> None:
+    """With every programme cut down, however small, results are those of brute force; groups and refusals included."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mobo_mpq.binary_programme._LARGE", 0)
+        patch.setattr("mobo_mpq.binary_programme._FIRST", 1)
+        rng = np.random.default_rng(seed)
+        loss, cost = rng.normal(size=(5, 4)), rng.random((5, 4))
+        limit = float(rng.uniform(cost.min(1).sum(), cost.max(1).sum()))
+        groups = [sorted(rng.choice(5, 2, replace=False).tolist())]
+        expected = _brute_force(loss, {"c": cost}, {"c": limit}, groups)
+        if expected is None:
+            with pytest.raises(InfeasibleBudget):
+                allocate(loss, {"c": cost}, {"c": limit}, groups)
+        else:
+            chosen = allocate(loss, {"c": cost}, {"c": limit}, groups)
+            assert loss[np.arange(5), chosen].sum() == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+def test_policies_that_are_refused_leave_the_next_best() -> None:
+    toy = make_toy(layers=4, activation_bits=(4, 8), tie=[["layer0", "layer3"]])
+    space, cost = toy.problem.space, toy.problem.costs[0]
+    loss = np.random.default_rng(0).random(cost.table.shape)
+    limit = 0.6 * cost.info.reference
+    options = space.option_indices(space.to_levels(toy.everything))
+    totals = loss[np.arange(len(loss)), options].sum(axis=1)
+    affordable = [i for i in np.argsort(totals) if cost(toy.everything[i]) <= limit]
+    refused: list = []
+    for index in affordable[:6]:
+        found = least_loss(space, loss, [(cost.table, limit)], refused)
+        assert found == toy.everything[index]
+        refused.append(found)
+    assert least_loss(space, loss, [(cost.table, limit)], [toy.everything[i] for i in affordable]) is None
+
+
+def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    """HiGHS reports on some solutions even when it is told to be silent."""
+    allocate(*_large(1, layers=60))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_budget_that_very_many_allocations_just_exceed_is_kept() -> None:

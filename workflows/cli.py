@@ -17,6 +17,21 @@ from typer.exceptions import TyperException
 
 from mobo_mpq import __version__
 from mobo_mpq.errors import InputError, MoboError
+from mobo_mpq.workflows.flags import (
+    ActivationBitsOption,
+    AddressOption,
+    ConcurrencyOption,
+    HomeOption,
+    JsonOption,
+    NameArgument,
+    PinOption,
+    RunnerOption,
+    TargetOption,
+    TaskOption,
+    TieOption,
+    TrackingOption,
+    WeightBitsOption,
+)
 from mobo_mpq.workflows.profile_commands import profile_app
 
 INTERRUPTED = 130
@@ -32,25 +47,14 @@ app = typer.Typer(
 )
 app.add_typer(profile_app)
 
-HomeOption = Annotated[
-    Path | None, typer.Option("--home", help="Folder of the studies. [default: $MOBO_MPQ_HOME or ./mobo-mpq-home]")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-NameArgument = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Of the study. [default: the newest]")]
-AddressOption = Annotated[str | None, typer.Option(metavar="RAY", help="Of a Ray cluster; 'auto' finds one here.")]
-TrackingOption = Annotated[str | None, typer.Option(metavar="URI", help="MLflow server. [default: HOME/mlflow.db]")]
-# Numbers come as text: our own checks name the value that was wrong, which the parser's do not.
-ConcurrencyOption = Annotated[str | None, typer.Option(metavar="N", help="Trials at a time. [default: cores]")]
-RunnerOption = Annotated[str, typer.Option(help="'ray', or 'serial': one trial after the other in this process.")]
-
 
 @app.command()
 def search(
     study: Annotated[
         Path | None, typer.Argument(metavar="[STUDY.toml]", help="A study file; flags go before what it says.")
     ] = None,
-    task: Annotated[str | None, typer.Option(help="Built-in name, FILE.py:NAME or MODULE:NAME. [digits]")] = None,
-    target: Annotated[str | None, typer.Option(help="Built-in device, or a TOML file. [mpic]")] = None,
+    task: TaskOption = None,
+    target: TargetOption = None,
     objectives: Annotated[str | None, typer.Option(help="Costs: latency,energy,size,bops. [latency]")] = None,
     recipe: Annotated[str | None, typer.Option(help="How a policy runs: ptq, multipoint, qat. [qat]")] = None,
     epochs: Annotated[str | None, typer.Option(metavar="X", help="Of the fine-tune. [default: the recipe's]")] = None,
@@ -58,14 +62,18 @@ def search(
     sensitivity: Annotated[
         bool | None, typer.Option("--sensitivity/--no-sensitivity", help="Measure layers' sensitivities first. [yes]")
     ] = None,
+    sensitivity_kind: Annotated[
+        str | None,
+        typer.Option(metavar="KIND", help="perturbation, hessian, fisher, orthogonality. [default: the strategy's]"),
+    ] = None,
     trials: Annotated[str | None, typer.Option(metavar="N", help="Evaluations in all. [48]")] = None,
     concurrency: ConcurrencyOption = None,
     seed: Annotated[str | None, typer.Option(metavar="N", help="Of everything random. [0]")] = None,
     name: Annotated[str | None, typer.Option(help="Of the study. [TASK-TARGET]")] = None,
-    weight_bits: Annotated[str | None, typer.Option(metavar="2,4,8", help="Choices for weights. [2,4,8]")] = None,
-    activation_bits: Annotated[str | None, typer.Option(metavar="2,4,8", help="Choices for inputs. [2,4,8]")] = None,
-    pin: Annotated[list[str] | None, typer.Option(metavar="LAYER=W/A", help="Bits that are not searched.")] = None,
-    tie: Annotated[list[str] | None, typer.Option(metavar="LAYER,LAYER", help="Layers with the same bits.")] = None,
+    weight_bits: WeightBitsOption = None,
+    activation_bits: ActivationBitsOption = None,
+    pin: PinOption = None,
+    tie: TieOption = None,
     budget: Annotated[list[str] | None, typer.Option(metavar="latency_ms<=X", help="A hard limit on a cost.")] = None,
     worst_quality: Annotated[str | None, typer.Option(metavar="X", help="The worst quality still of interest.")] = None,
     futility: Annotated[bool, typer.Option("--futility", help="Stop trials early that cannot pay off.")] = False,
@@ -87,7 +95,7 @@ def search(
     )
     flags |= dict(trials=trials, seed=seed, name=name, weight_bits=weight_bits, activation_bits=activation_bits)
     flags |= dict(pin=pin or None, tie=tie or None, budget=budget or None)
-    flags |= dict(futility=futility or None, sensitivity=sensitivity)
+    flags |= dict(futility=futility or None, sensitivity=sensitivity, sensitivity_kind=sensitivity_kind)
     flags |= dict(worst_quality=worst_quality, concurrency=concurrency, gpus_per_trial=gpus_per_trial)
     values = StudyConfig.read(study) if study else {}
     StudyConfig.parse(values, source=str(study or ""))
@@ -97,6 +105,29 @@ def search(
         return
     record = run(home=home, runner=runner, address=address, tracking_uri=tracking_uri, **values)
     _print_record(record, as_json, home)
+
+
+@app.command()
+def sensitivity(
+    task: TaskOption = None,
+    target: TargetOption = None,
+    kind: Annotated[
+        str | None, typer.Option(help="perturbation, hessian, fisher, orthogonality. [perturbation]")
+    ] = None,
+    weight_bits: WeightBitsOption = None,
+    activation_bits: ActivationBitsOption = None,
+    pin: PinOption = None,
+    tie: TieOption = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write .json, .csv, or .png.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what each layer's bits are expected to cost in quality; run no trial."""
+    from mobo_mpq.config import StudyConfig
+    from mobo_mpq.workflows.sensitivity_command import show_sensitivity
+
+    given: dict[str, Any] = dict(task=task, target=target, sensitivity_kind=kind, weight_bits=weight_bits)
+    given |= dict(activation_bits=activation_bits, pin=pin or None, tie=tie or None)
+    show_sensitivity(StudyConfig.parse({k: v for k, v in given.items() if v is not None}), out, as_json)
 
 
 @app.command()

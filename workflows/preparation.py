@@ -23,6 +23,7 @@ from mobo_mpq.objectives.tasks import LoadedTask, load_task
 from mobo_mpq.policy import LayerBits
 from mobo_mpq.problem import Problem
 from mobo_mpq.quant.functional import check_bits
+from mobo_mpq.sensitivity import about_kind
 from mobo_mpq.space import SearchSpace
 from mobo_mpq.strategies.registry import check_strategy
 from mobo_mpq.training.data import share
@@ -92,11 +93,14 @@ def resolve(config: StudyConfig) -> StudyConfig:
     """Fill in what depends on where the command runs: the study's name, and paths that a resume will need.
 
     Raises:
-        UnknownName: the strategy, the recipe, an option of either, or an objective does not exist.
+        UnknownName: the strategy, the recipe, an option of either, a kind of sensitivity, or an objective does not
+            exist.
         InputError: an option has a wrong value.
     """
     check_strategy(config.strategy, config.strategy_options)
     check_recipe(study_recipe(config))
+    if config.sensitivity_kind is not None:
+        about_kind(config.sensitivity_kind)  # unknown ones are refused now
     target = config.target
     if target.endswith((".toml", ".csv")):
         target = str(Path(target).expanduser().resolve())
@@ -141,14 +145,7 @@ def prepare(config: StudyConfig, known: Mapping[str, Any] | None = None) -> Prep
         check_bits(bits)  # a target may price what no quantizer makes
     program = capture(model, task.example)
     network = Network.from_program(program)
-    space = SearchSpace.from_layers(
-        network.layers,
-        target,
-        weight_bits=config.weight_bits,
-        activation_bits=config.activation_bits,
-        pin=config.pins,
-        tie=config.ties,
-    )
+    space = space_of(config, network, target)
     baseline = _baseline(task, model, network, target) if known is None else _read_baseline(known)
     problem = _problem(config, task, target, network, space, baseline["val"][task.metric_name].value)
     work = Work(
@@ -164,6 +161,18 @@ def prepare(config: StudyConfig, known: Mapping[str, Any] | None = None) -> Prep
     prepared = Prepared(config, task, target, network, problem, work, digest, baseline)
     found = (known or {}).get("sensitivity")
     return prepared.knowing(Sensitivities.from_dict(found, space)) if found else prepared
+
+
+def space_of(config: StudyConfig, network: Network, target: HardwareTarget) -> SearchSpace:
+    """The policies that are legal on the target, with the bits, pins and ties of a study file."""
+    return SearchSpace.from_layers(
+        network.layers,
+        target,
+        weight_bits=config.weight_bits,
+        activation_bits=config.activation_bits,
+        pin=config.pins,
+        tie=config.ties,
+    )
 
 
 def study_recipe(config: StudyConfig) -> Recipe:

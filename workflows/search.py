@@ -22,7 +22,7 @@ from mobo_mpq.config import StudyConfig
 from mobo_mpq.errors import InputError, WorkError
 from mobo_mpq.journal import Journal, measurement_to_list
 from mobo_mpq.optimization import one_thread
-from mobo_mpq.strategies.registry import make_strategy, uses_sensitivity
+from mobo_mpq.strategies.registry import make_strategy, own_sensitivity, uses_sensitivity
 from mobo_mpq.study import Study
 from mobo_mpq.training.recipes import trains
 from mobo_mpq.trial import Trial, TrialState
@@ -101,7 +101,9 @@ def search(
         _say(f"--futility has no effect: recipe '{config.recipe}' trains nothing that could be stopped")
     if config.sensitivity and uses_sensitivity(config.strategy):
         space = prepared.problem.space
-        prepared = prepared.knowing(find_sensitivities(prepared.network, space, prepared.task, _say))
+        kind = config.sensitivity_kind or own_sensitivity(config.strategy)
+        found = find_sensitivities(prepared.network, space, prepared.task, _say, kind, prepared.work.recipe)
+        prepared = prepared.knowing(found)
     strategy = make_strategy(config.strategy, prepared.problem, config.seed, config.strategy_options)
     place.make(folder)
     with Journal(folder.journal) as journal:

@@ -18,10 +18,11 @@ from mobo_mpq.graph import Network
 from mobo_mpq.objectives.tasks import LoadedTask
 from mobo_mpq.objectives.tasks.cache import cache_dir
 from mobo_mpq.seeding import derive
-from mobo_mpq.sensitivity import Provenance, SensitivityTable, perturb, provenance
+from mobo_mpq.sensitivity import Given, Provenance, SensitivityTable, measure, provenance_of
 from mobo_mpq.space import SearchSpace
 from mobo_mpq.training.data import batch_count, passes
 from mobo_mpq.training.isolation import isolated
+from mobo_mpq.trial import Recipe
 from mobo_mpq.workflows.evaluation import CALIBRATION_BATCHES
 
 Say = Callable[[str], None]
@@ -61,30 +62,43 @@ class Sensitivities:
         return cls(table, bool(document.get("cached", False)))
 
 
-def find_sensitivities(network: Network, space: SearchSpace, task: LoadedTask, say: Say) -> Sensitivities | None:
+def find_sensitivities(
+    network: Network, space: SearchSpace, task: LoadedTask, say: Say, kind: str, recipe: Recipe
+) -> Sensitivities | None:
+    """As :func:`sensitivities_of`, but ``None`` where they cannot be measured: a search is told why, and goes on."""
+    try:
+        return sensitivities_of(network, space, task, say, kind, recipe)
+    except InputError as error:
+        say(f"searching without sensitivities: {error}")
+        return None
+
+
+def sensitivities_of(
+    network: Network, space: SearchSpace, task: LoadedTask, say: Say, kind: str, recipe: Recipe
+) -> Sensitivities:
     """Take the table from the cache, or measure it on :func:`sample_batches`, on one thread.
 
     Args:
         network: in float.
         space: of its policies.
-        task: whose training data are used.
+        task: whose training data and loss are used.
         say: told what was done, and at which cost.
+        kind: of sensitivity.
+        recipe: of the trials. Biases count as corrected unless it says otherwise: a fine-tune learns them, too.
 
-    Returns:
-        ``None`` where the outputs cannot be compared; a search has to do without then, and is told why.
+    Raises:
+        UnknownName: when there is no such kind.
+        InputError: when it cannot be measured.
     """
     batches = sample_batches(task)
+    given = Given(task.loss, biases=recipe.options.get("biases") != "off")
     with isolated(SEED, threads=1):
-        file = _file(digests := provenance(network, space, batches))
+        file = _file(digests := provenance_of(kind, network, space, batches, given))
         table = _read(file, digests)
         if table is not None:
             say(f"sensitivities from the cache, where they had cost {_cost(table)}")
             return Sensitivities(table, cached=True)
-        try:
-            table = perturb(network, space, batches)
-        except InputError as error:
-            say(f"searching without sensitivities: {error}")
-            return None
+        table = measure(kind, network, space, batches, given)
     say(f"sensitivities measured: {_cost(table)}")
     try:
         _write(file, table)
@@ -104,7 +118,8 @@ def sample_batches(task: LoadedTask) -> list[Any]:
 
 
 def _cost(table: SensitivityTable) -> str:
-    return f"{table.evaluations} passes over some training samples, {table.cpu_s:.2f} s CPU"
+    passes = "1 pass" if table.evaluations == 1 else f"{table.evaluations} passes"
+    return f"{passes} over some training samples, {table.cpu_s:.2f} s CPU"
 
 
 def _file(digests: Provenance) -> Path:

@@ -1,6 +1,17 @@
 """Sensitivities: what each layer's bits are expected to cost in quality, measured before the first trial."""
 
+from mobo_mpq.sensitivity.kinds import Given, about_kind, kind_names, measure, provenance_of
 from mobo_mpq.sensitivity.perturbation import perturb, provenance
 from mobo_mpq.sensitivity.table import Provenance, SensitivityTable
 
-__all__ = ["Provenance", "SensitivityTable", "perturb", "provenance"]
+__all__ = [
+    "Given",
+    "Provenance",
+    "SensitivityTable",
+    "about_kind",
+    "kind_names",
+    "measure",
+    "perturb",
+    "provenance",
+    "provenance_of",
+]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -12,16 +13,15 @@ from mobo_mpq.choices import Variable
 from mobo_mpq.folding import tensor_of
 from mobo_mpq.graph import Network, call
 from mobo_mpq.policy import Policy
+from mobo_mpq.posttraining.layerwise import attach_biases, channel_axis, own_bias
 from mobo_mpq.quant.base import Quantizer, Role, Scheme, build_quantizer
 from mobo_mpq.quant.functional import OFF_BITS, expand
 from mobo_mpq.quant.observers import Observer
 from mobo_mpq.quant.transform import apply_policy, quantizers
+from mobo_mpq.sensitivity.assembly import Setting
 from mobo_mpq.space import SearchSpace
 from mobo_mpq.training.data import Inputs, device_of
 from mobo_mpq.training.divergence import Divergence, Tally
-
-Setting = tuple[Variable, int]
-"""A variable, and the bits that it has while all others have their highest."""
 
 
 class Slot(nn.Module):
@@ -35,13 +35,13 @@ class Slot(nn.Module):
 
     def __init__(self, quantizer: Quantizer, scheme: Scheme, parameter: Tensor | None) -> None:
         super().__init__()
-        self.scheme = scheme
+        self.scheme, self.parameter = scheme, None if parameter is None else parameter.detach()
         self.shape = () if parameter is None else tuple(parameter.shape)
         self.axis = None if quantizer.site is None else quantizer.site.axis
         self.observer = Observer(quantizer.axis)
         self.fitted: dict[int, Quantizer] = {}
         self.bits: int | None = None  # observes
-        self.keeps, self.repeats = False, False
+        self.keeps, self.repeats, self.idle = False, False, False
         self.result: Tensor | None = None
         if parameter is not None:
             self.observer.observe(parameter)
@@ -51,12 +51,18 @@ class Slot(nn.Module):
         """Do what the fields say."""
         if self.repeats and self.result is not None:
             return self.result
+        if self.idle:
+            return x
         if self.bits is None:
             self.observer.observe(x)
         elif self.bits not in OFF_BITS:
-            x = _quantized(self._fit(self.bits), x)
+            x = self.quantized(x, self.bits)
         self.result = x if self.keeps else self.result
         return x
+
+    def quantized(self, x: Tensor, bits: int) -> Tensor:
+        """``x`` on the grid that suits what was observed."""
+        return _quantized(self._fit(bits), x)
 
     def _fit(self, bits: int) -> Quantizer:
         if bits not in self.fitted:
@@ -69,6 +75,31 @@ class Slot(nn.Module):
         return self.fitted[bits]
 
 
+class Mean(nn.Module):
+    """Behind a layer: remembers the means of its outputs in float, by channel, then lets other outputs have them.
+
+    Args:
+        axis: of the channels.
+    """
+
+    def __init__(self, axis: int) -> None:
+        super().__init__()
+        self.axis = axis
+        self.active, self.remembers = False, False
+        self.mean: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Do what the fields say."""
+        if not self.active:
+            return x
+        axis = self.axis % x.ndim
+        mean = x.mean([other for other in range(x.ndim) if other != axis], keepdim=True)
+        if self.remembers or self.mean is None:
+            self.mean = mean
+            return x
+        return x + (self.mean - mean)
+
+
 class Bench:
     """A quantized copy of a network that has a :class:`Slot` in the place of every quantizer.
 
@@ -76,12 +107,15 @@ class Bench:
         network: in float; left as it is.
         space: of its policies.
         schemes: of weights and activations.
+        biases: whether the means of the layers' outputs are corrected in :meth:`measure`.
 
     Raises:
         PolicyError: when the space is of another network.
     """
 
-    def __init__(self, network: Network, space: SearchSpace, schemes: Mapping[Role, Scheme]) -> None:
+    def __init__(
+        self, network: Network, space: SearchSpace, schemes: Mapping[Role, Scheme], *, biases: bool = False
+    ) -> None:
         self.space = space
         self.network = apply_policy(
             network, _quantizers_wanted(space), weight=schemes[Role.WEIGHT], activation=schemes[Role.ACTIVATION]
@@ -95,6 +129,7 @@ class Bench:
             self.slots[name] = Slot(quantizer, schemes[role], parameter).to(device_of(network))
             self._of_tensor[role, tensor] = name
             self.network.set_submodule(name, self.slots[name])
+        self.means = _behind_layers(self.network) if biases else []
 
     def calibrate(self, batches: Iterable[Inputs]) -> None:
         """Observe all activations, weights at their highest bits, then give all variables their highest bits."""
@@ -112,6 +147,7 @@ class Bench:
         reached = {variable: self._reached(variable) for variable in self.space.variables}
         totals: dict[Setting | None, Tally] = {setting: Tally() for setting in (None, *settings)}
         for inputs in batches:
+            self._remember_means(inputs)
             self._mark(keeps=True)
             self._add(totals[None], divergence, inputs)
             for variable, bits in settings:
@@ -120,8 +156,41 @@ class Bench:
                 self._add(totals[variable, bits], divergence, inputs)
                 self._set(variable, variable.choices[-1])
             self._mark()
+        for mean in self.means:
+            mean.active = False
         means = {setting: tally.mean for setting, tally in totals.items()}
         return {setting: math.inf if mean is None else mean for setting, mean in means.items()}
+
+    def _remember_means(self, inputs: Inputs) -> None:
+        """Of one batch in float; from then on, outputs get them."""
+        if not self.means:
+            return
+        for mean in self.means:
+            mean.active = mean.remembers = True
+        with self.in_float():
+            call(self.network, inputs)
+        for mean in self.means:
+            mean.remembers = False
+
+    @contextmanager
+    def in_float(self) -> Iterator[None]:
+        """Within the block nothing is quantized."""
+        for slot in self.slots.values():
+            slot.idle = True
+        try:
+            yield
+        finally:
+            for slot in self.slots.values():
+                slot.idle = False
+
+    def error(self, name: str, bits: int) -> float:
+        """Mean squared error of a slot's tensor at a number of bits: of a weight, or of what was observed."""
+        slot = self.slots[name]
+        if bits in OFF_BITS:
+            return 0.0
+        values = slot.observer.values() if slot.parameter is None else slot.parameter
+        values = values.reshape(-1) if slot.parameter is None else values
+        return float((slot.quantized(values, bits) - values).double().square().mean())
 
     def _add(self, total: Tally, divergence: Divergence, inputs: Inputs) -> None:
         with divergence.recorded(self.network) as tally:
@@ -140,10 +209,10 @@ class Bench:
                 self._set(variable, variable.choices[-1])
 
     def _set(self, variable: Variable, bits: int) -> None:
-        for name in self._slots_of(variable):
+        for name in self.slots_of(variable):
             self.slots[name].bits = bits
 
-    def _slots_of(self, variable: Variable) -> list[str]:
+    def slots_of(self, variable: Variable) -> list[str]:
         """Names of the slots that a variable sets; none where all its choices leave the tensors in float."""
         trace = self.network.trace
         operators = [operator for operator in trace.operators if operator.spec.name in variable.layers]
@@ -156,12 +225,31 @@ class Bench:
 
     def _reached(self, variable: Variable) -> frozenset[str]:
         """Names of the slots whose results depend on a variable: its own, and all behind them in the graph."""
-        own = set(self._slots_of(variable))
+        own = set(self.slots_of(variable))
         behind: set[torch.fx.Node] = set()
         for node in self.network.graph.nodes:
             if node.target in own or not behind.isdisjoint(node.all_input_nodes):
                 behind.add(node)
         return frozenset(str(node.target) for node in behind if node.op == "call_module") & self.slots.keys()
+
+
+def _behind_layers(network: Network) -> list[Mean]:
+    """Put a :class:`Mean` behind every layer whose bias can be corrected."""
+    attach_biases(network)
+    nodes = {node.name: node for node in network.graph.nodes}
+    means = []
+    for index, operator in enumerate(network.trace.operators):
+        node = nodes[operator.node]
+        if own_bias(network, node) is None:
+            continue
+        means.append(Mean(channel_axis(node)))
+        target = f"means.{index}"
+        network.add_submodule(target, means[-1])
+        with network.graph.inserting_after(node):
+            behind = network.graph.call_module(target, (node,))
+        node.replace_all_uses_with(behind, delete_user_cb=lambda user, behind=behind: user is not behind)
+    network.recompile()
+    return means
 
 
 def _quantized(quantizer: Quantizer, x: Tensor) -> Tensor:

@@ -6,40 +6,30 @@ from the same pass, and what a change cannot reach is not computed again.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils import _pytree as pytree
 
-from mobo_mpq.digests import add_values
 from mobo_mpq.errors import InputError
-from mobo_mpq.graph import Network, model_digest
-from mobo_mpq.quant.base import Role, Scheme, scheme_to_dict
+from mobo_mpq.graph import Network
+from mobo_mpq.quant.base import Role, Scheme
 from mobo_mpq.quant.transform import ACTIVATION, WEIGHT
-from mobo_mpq.sensitivity.bench import Bench, Setting
+from mobo_mpq.sensitivity.assembly import Setting, by_layer, digests
+from mobo_mpq.sensitivity.bench import Bench
+from mobo_mpq.sensitivity.samples import check_samples, enough, first, inputs_of, joined
 from mobo_mpq.sensitivity.table import Provenance, SensitivityTable
 from mobo_mpq.space import SearchSpace
-from mobo_mpq.training.data import Inputs, accepted_by, device_of, split_batch, to_device
 from mobo_mpq.training.divergence import Divergence
 
 METHOD = "perturbation"
-VERSION = 1
+VERSION = 2
 """Raised whenever the same inputs give other values, so that tables that were kept are measured again."""
 
-SAMPLES = 128
-"""Samples on which outputs are compared; docs/methods/sensitivities.md shows what more of them would change."""
-
-PREDICTIONS, FEWEST_SAMPLES = 1024, 16
-"""Where every sample holds several predictions, such as those of a text, so many are enough."""
+TOGETHER = 32
+"""Samples over which the means of outputs are corrected: means of a few would be met by luck."""
 
 
 def provenance(
@@ -50,22 +40,12 @@ def provenance(
     weight: Scheme = WEIGHT,
     activation: Scheme = ACTIVATION,
     samples: int | None = None,
+    biases: bool = False,
 ) -> Provenance:
     """Digests of what :func:`perturb` would measure, without measuring; arguments as there."""
     batches = list(batches)
-    model = hashlib.sha256(f"{model_digest(network)} {network.code}".encode())
-    data = hashlib.sha256()
-    add_values(data, pytree.tree_leaves(batches))
-    options = {
-        "method": [METHOD, VERSION],
-        "names": space.names,
-        "options": space.options,
-        "decisions": [[v.role, v.choices, v.layers] for v in space.decisions],
-        "schemes": [scheme_to_dict(weight), scheme_to_dict(activation)],
-        "samples": _enough(batches) if samples is None else samples,
-    }
-    digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
-    return Provenance(model.hexdigest(), data.hexdigest(), digest.hexdigest())
+    options = {"samples": enough(batches) if samples is None else samples, "biases": biases}
+    return digests((METHOD, VERSION), network, space, batches, (weight, activation), options)
 
 
 def perturb(
@@ -76,6 +56,7 @@ def perturb(
     weight: Scheme = WEIGHT,
     activation: Scheme = ACTIVATION,
     samples: int | None = None,
+    biases: bool = False,
 ) -> SensitivityTable:
     """Measure how far the outputs move when each variable of a space, alone, takes each of its choices.
 
@@ -95,6 +76,8 @@ def perturb(
         activation: scheme of the activations.
         samples: the first of them, on which outputs are compared; when absent 128, or as many as hold 1024 predictions,
             at least 16.
+        biases: whether the means of every layer's outputs are corrected, as recipe ``ptq`` corrects them: here on the
+            samples that are compared, in groups of 32 or more.
 
     Raises:
         InputError: when there is no batch, no sample, or no output that is finite.
@@ -102,55 +85,24 @@ def perturb(
     """
     start = time.process_time()
     batches = list(batches)
-    samples = _enough(batches) if samples is None else samples
-    if not batches or samples < 1:
-        raise InputError(f"perturb() got {len(batches)} batches and samples={samples}; expected at least 1 of each")
-    digests = provenance(network, space, batches, weight=weight, activation=activation, samples=samples)
+    samples = enough(batches) if samples is None else samples
+    check_samples("perturb", batches, samples)
+    known = provenance(network, space, batches, weight=weight, activation=activation, samples=samples, biases=biases)
     with torch.no_grad():
-        compared = _first(batches, samples)
+        compared = first(batches, samples)
+        compared = joined(compared, TOGETHER) if biases else compared
         divergence = Divergence(network, compared)
-        bench = Bench(network, space, {Role.WEIGHT: weight, Role.ACTIVATION: activation})
-        bench.calibrate(_inputs(network, batches))
-        measured = bench.measure(divergence, _inputs(network, compared))
+        bench = Bench(network, space, {Role.WEIGHT: weight, Role.ACTIVATION: activation}, biases=biases)
+        bench.calibrate(inputs_of(network, batches))
+        measured = bench.measure(divergence, inputs_of(network, compared))
     return SensitivityTable(
-        values=_table(space, _growth(measured)),
+        values=by_layer(space, _growth(measured)),
         method=METHOD,
         unit="relative squared error" if divergence.axis is None else "nat",
-        provenance=digests,
-        evaluations=len(measured) + 2,  # the float network, and the calibration
+        provenance=known,
+        evaluations=len(measured) + 2 + biases,  # the float network, the calibration, and the means in float
         cpu_s=time.process_time() - start,
     )
-
-
-def _enough(batches: Sequence[Any]) -> int:
-    """Samples to compare, by the number of predictions that the target of one holds."""
-    target = split_batch(batches[0])[1] if batches else None
-    if not isinstance(target, Tensor) or target.is_floating_point() or target.ndim < 2 or not target.numel():
-        return SAMPLES
-    return min(SAMPLES, max(FEWEST_SAMPLES, -(-PREDICTIONS * len(target) // target.numel())))
-
-
-def _first(batches: Sequence[Any], samples: int) -> list[Any]:
-    """The first samples of batches, in batches of the same structure."""
-    taken: list[Any] = []
-    for batch in batches:
-        tensors = [leaf for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim]
-        size = len(tensors[0]) if tensors else 0
-        taken.append(pytree.tree_map(partial(_rows, size=size, count=samples), batch))
-        samples -= size
-        if samples <= 0:
-            break
-    return taken
-
-
-def _rows(leaf: Any, *, size: int, count: int) -> Any:
-    return leaf[:count] if isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == size else leaf
-
-
-def _inputs(network: Network, batches: Iterable[Any]) -> list[Inputs]:
-    """What the network is called with, on its device."""
-    names, device = set(network.example[1]), device_of(network)
-    return [to_device(accepted_by(split_batch(batch)[0], names), device) for batch in batches]
 
 
 def _growth(measured: Mapping[Setting | None, float]) -> dict[Setting, float]:
@@ -166,15 +118,3 @@ def _growth(measured: Mapping[Setting | None, float]) -> dict[Setting, float]:
             "or infinity; check the model and its input, or search with --no-sensitivity"
         )
     return {key: min(value, max(finite)) for key, value in growth.items()}
-
-
-def _table(space: SearchSpace, growth: Mapping[Setting, float]) -> NDArray[np.float64]:  # layers x options
-    """Each variable's share in each of its layers; bits that are no choice count as the next one above."""
-    values = np.zeros((len(space.names), len(space.options)))
-    for variable in space.variables:
-        losses = np.array([growth.get((variable, bits), 0.0) for bits in variable.choices])
-        bits = [getattr(option, variable.role) for option in space.options]
-        level = np.searchsorted(variable.choices, bits).clip(max=len(variable.choices) - 1)
-        rows = [space.names.index(name) for name in variable.layers]
-        values[rows] += losses[level] / len(variable.layers)
-    return values

@@ -18,6 +18,7 @@ class _Entry(NamedTuple):
     cls: str
     description: str
     uses_sensitivity: bool = False
+    kind: str = "perturbation"  # of sensitivity, which it gets unless the user wants another
 
 
 _STRATEGIES = {
@@ -27,6 +28,13 @@ _STRATEGIES = {
         "groups of quantizers lowered one after the other, the least sensitive first (Pandey et al., 2023)",
         uses_sensitivity=True,
     ),
+    "hawq": _Entry(
+        "mobo_mpq.strategies.hawq",
+        "Hawq",
+        "least sum of second derivatives within budgets spread over the cost, by integer programming (HAWQ-V3)",
+        uses_sensitivity=True,
+        kind="hessian",
+    ),
     "mobo": _Entry(
         "mobo_mpq.strategies.mobo",
         "Mobo",
@@ -35,6 +43,13 @@ _STRATEGIES = {
     ),
     "nsga2": _Entry(
         "mobo_mpq.strategies.optuna_samplers", "Nsga2", "the genetic algorithm NSGA-II (Deb et al., 2002), by Optuna"
+    ),
+    "ompq": _Entry(
+        "mobo_mpq.strategies.ompq",
+        "Ompq",
+        "most bits where layers share least with others, within budgets spread over the cost (OMPQ)",
+        uses_sensitivity=True,
+        kind="orthogonality",
     ),
     "random": _Entry("mobo_mpq.strategies.optuna_samplers", "Random", "independent uniform bits, by Optuna"),
     "sensitivity": _Entry(
@@ -77,6 +92,15 @@ def uses_sensitivity(name: str) -> bool:
     return _entry(name).uses_sensitivity
 
 
+def own_sensitivity(name: str) -> str:
+    """The kind of sensitivity that a strategy is made for.
+
+    Raises:
+        UnknownName: when there is no strategy of that name.
+    """
+    return _entry(name).kind
+
+
 def check_strategy(name: str, options: Mapping[str, float | str] | None = None) -> None:
     """Whether a strategy can be made with these options.
 
@@ -84,9 +108,9 @@ def check_strategy(name: str, options: Mapping[str, float | str] | None = None) 
         UnknownName: when there is no strategy of that name, or it has no such option.
         InputError: for an option of a wrong value.
     """
-    _entry(name)
+    made = _class(name)
     if options:
-        parse_options(_class(name).options_class, options, f"strategy '{name}'")
+        parse_options(made.options_class, options, f"strategy '{name}'")
 
 
 def make_strategy(name: str, problem: Problem, seed: int, options: Mapping[str, float | str] | None = None) -> Strategy:

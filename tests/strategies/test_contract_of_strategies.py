@@ -57,3 +57,17 @@ class TestAmpThatSearches(StrategyContract):
 
     def make(self, problem: Problem, seed: int) -> Strategy:
         return make_strategy("amp", problem, seed, {"search": "interpolation", "drop": 0.02})
+
+
+class TestHawq(StrategyContract):
+    sensitivity = True
+
+    def make(self, problem: Problem, seed: int) -> Strategy:
+        return make_strategy("hawq", problem, seed)
+
+
+class TestOmpq(StrategyContract):
+    sensitivity = True
+
+    def make(self, problem: Problem, seed: int) -> Strategy:
+        return make_strategy("ompq", problem, seed)

@@ -9,7 +9,7 @@ from mobo_mpq.testing.toys import make_toy
 
 
 def test_every_strategy_has_one_line_and_can_be_made() -> None:
-    assert strategy_names() == ("amp", "mobo", "nsga2", "random", "sensitivity", "sobol", "tpe")
+    assert strategy_names() == ("amp", "hawq", "mobo", "nsga2", "ompq", "random", "sensitivity", "sobol", "tpe")
     problem = make_toy(2, sensitivity=True).problem
     for name in strategy_names():
         assert describe(name).strip()
@@ -18,7 +18,8 @@ def test_every_strategy_has_one_line_and_can_be_made() -> None:
 
 
 def test_which_of_them_use_sensitivities() -> None:
-    assert [name for name in strategy_names() if uses_sensitivity(name)] == ["amp", "mobo", "sensitivity"]
+    using = [name for name in strategy_names() if uses_sensitivity(name)]
+    assert using == ["amp", "hawq", "mobo", "ompq", "sensitivity"]
     with pytest.raises(UnknownName, match="unknown strategy 'sensitive'; .* Did you mean 'sensitivity'?"):
         uses_sensitivity("sensitive")
 

@@ -19,6 +19,7 @@ from mobo_mpq.objectives.tasks import LoadedTask, load_task
 from mobo_mpq.sensitivity import Provenance, SensitivityTable
 from mobo_mpq.space import SearchSpace
 from mobo_mpq.study import Study
+from mobo_mpq.training.recipes import default_recipe
 from mobo_mpq.workflows import search as search_module
 from mobo_mpq.workflows import sensitivities as module
 from mobo_mpq.workflows.home import Home
@@ -48,6 +49,9 @@ def said() -> list[str]:
     return []
 
 
+KIND = ("perturbation", default_recipe("ptq"))
+
+
 def kept(cache: Path) -> Path:
     (file,) = cache.glob("*")
     assert file.name.startswith("sensitivity-") and file.suffix == ".json"
@@ -55,14 +59,14 @@ def kept(cache: Path) -> Path:
 
 
 def test_measured_once(parts: Parts, cache: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    first = find_sensitivities(*parts, said.append)
+    first = find_sensitivities(*parts, said.append, *KIND)
     assert first is not None and not first.cached
     assert said[-1].startswith(f"sensitivities measured: {first.table.evaluations} passes over some training samples,")
-    monkeypatch.setattr(module, "perturb", None)  # would fail
-    second = find_sensitivities(*parts, said.append)
+    monkeypatch.setattr(module, "measure", None)  # would fail
+    second = find_sensitivities(*parts, said.append, *KIND)
     assert second is not None and second.cached
     assert second.table.to_dict() == first.table.to_dict()
-    assert said[-1].startswith("sensitivities from the cache, where they had cost 12 passes")
+    assert said[-1].startswith("sensitivities from the cache, where they had cost 13 passes")
     assert SensitivityTable.from_dict(json.loads(kept(cache).read_text())).to_dict() == first.table.to_dict()
 
 
@@ -80,11 +84,11 @@ def test_measured_once(parts: Parts, cache: Path, said: list[str], monkeypatch: 
 def test_a_file_that_is_broken_or_stale_is_measured_again(
     parts: Parts, cache: Path, said: list[str], damage: Callable[[str], str]
 ) -> None:
-    first = find_sensitivities(*parts, said.append)
+    first = find_sensitivities(*parts, said.append, *KIND)
     whole = kept(cache).read_text()
     assert damage(whole) != whole
     kept(cache).write_text(damage(whole))
-    again = find_sensitivities(*parts, said.append)
+    again = find_sensitivities(*parts, said.append, *KIND)
     assert first is not None and again is not None and not again.cached
     assert np.array_equal(again.table.values, first.table.values), "one thread, the same samples: bit for bit"
     assert again.table.provenance == first.table.provenance
@@ -93,9 +97,9 @@ def test_a_file_that_is_broken_or_stale_is_measured_again(
 
 def test_other_spaces_have_tables_of_their_own(parts: Parts, cache: Path, said: list[str]) -> None:
     network, space, task = parts
-    find_sensitivities(network, space, task, said.append)
+    find_sensitivities(network, space, task, said.append, *KIND)
     other = SearchSpace.from_layers(network.layers, load_target("mpic"), activation_bits=(8,))
-    found = find_sensitivities(network, other, task, said.append)
+    found = find_sensitivities(network, other, task, said.append, *KIND)
     assert found is not None and not found.cached
     assert len(list(cache.glob("*.json"))) == 2
 
@@ -105,7 +109,7 @@ def test_a_cache_that_cannot_be_written_is_no_reason_to_stop(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MOBO_MPQ_CACHE", str(tmp_path / "file"))
-    assert find_sensitivities(*parts, said.append) is not None
+    assert find_sensitivities(*parts, said.append, *KIND) is not None
     assert said[-1].startswith(f"the sensitivities are not kept for other studies: cannot write to {tmp_path / 'file'}")
 
 
@@ -115,14 +119,14 @@ def test_outputs_that_cannot_be_compared(
     def fail(*_: Any) -> None:
         raise InputError("they hold NaN")
 
-    monkeypatch.setattr(module, "perturb", fail)
-    assert find_sensitivities(*parts, said.append) is None
+    monkeypatch.setattr(module, "measure", fail)
+    assert find_sensitivities(*parts, said.append, *KIND) is None
     assert said == ["searching without sensitivities: they hold NaN"]
     assert not cache.exists()
 
 
 def test_a_table_of_another_space_is_refused(parts: Parts, said: list[str]) -> None:
-    found = find_sensitivities(*parts, said.append)
+    found = find_sensitivities(*parts, said.append, *KIND)
     assert found is not None
     again = Sensitivities.from_dict(found.to_dict(), parts[1])
     assert (again.cached, again.table.to_dict()) == (False, found.table.to_dict())
@@ -163,7 +167,7 @@ def test_a_study_is_taken_up_with_the_table_it_began_with(
     assert measured is not None
     assert header["sensitivity"]["values"] == measured.tolist()
     assert header["sensitivity"]["cached"] is False
-    assert "sensitivities measured: 15 passes" in capsys.readouterr().err
+    assert "sensitivities measured: 16 passes" in capsys.readouterr().err
     # the cache is gone, and the journal says something else than would be measured
     kept(cache).unlink()
     header["sensitivity"]["values"][0][0] += 1.0
@@ -281,5 +285,5 @@ def test_the_engine_runs_with_them(
     arguments = ["--task", toy, "--name", "s", "--recipe", "ptq", "--trials", 3, "--runner", "serial"]
     assert command("search", *arguments, "--home", tmp_path, "--json") == 0
     captured = capsys.readouterr()
-    assert json.loads(captured.out)["sensitivity"]["evaluations"] == 15
+    assert json.loads(captured.out)["sensitivity"]["evaluations"] == 16
     assert captured.err.index("sensitivities measured") < captured.err.index("trial   0")

@@ -1,0 +1,26 @@
+"""Arguments and flags that several commands share. Imported by ``--help``, so nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+HomeOption = Annotated[
+    Path | None, typer.Option("--home", help="Folder of the studies. [default: $MOBO_MPQ_HOME or ./mobo-mpq-home]")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+NameArgument = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Of the study. [default: the newest]")]
+AddressOption = Annotated[str | None, typer.Option(metavar="RAY", help="Of a Ray cluster; 'auto' finds one here.")]
+TrackingOption = Annotated[str | None, typer.Option(metavar="URI", help="MLflow server. [default: HOME/mlflow.db]")]
+# Numbers come as text: our own checks name the value that was wrong, which the parser's do not.
+ConcurrencyOption = Annotated[str | None, typer.Option(metavar="N", help="Trials at a time. [default: cores]")]
+RunnerOption = Annotated[str, typer.Option(help="'ray', or 'serial': one trial after the other in this process.")]
+
+TaskOption = Annotated[str | None, typer.Option(help="Built-in name, FILE.py:NAME or MODULE:NAME. [digits]")]
+TargetOption = Annotated[str | None, typer.Option(help="Built-in device, or a TOML file. [mpic]")]
+WeightBitsOption = Annotated[str | None, typer.Option(metavar="2,4,8", help="Choices for weights. [2,4,8]")]
+ActivationBitsOption = Annotated[str | None, typer.Option(metavar="2,4,8", help="Choices for inputs. [2,4,8]")]
+PinOption = Annotated[list[str] | None, typer.Option(metavar="LAYER=W/A", help="Bits that are not searched.")]
+TieOption = Annotated[list[str] | None, typer.Option(metavar="LAYER,LAYER", help="Layers with the same bits.")]
