@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Self
@@ -29,13 +31,17 @@ class Study:
         problem: what is searched.
         strategy: proposes, and is told.
         journal: opened for writing; ``None`` keeps the study in memory.
+        thought_s: CPU time that the strategy took before its first proposal.
     """
 
-    def __init__(self, problem: Problem, strategy: Strategy, journal: Journal | None = None) -> None:
+    def __init__(
+        self, problem: Problem, strategy: Strategy, journal: Journal | None = None, *, thought_s: float = 0.0
+    ) -> None:
         self.problem, self.strategy, self.journal = problem, strategy, journal
         self._trials: dict[int, Trial] = {}
         self._finished: list[int] = []
         self._interrupted: list[Trial] = []
+        self._thought_s = thought_s
 
     @classmethod
     def resume(cls, problem: Problem, strategy: Strategy, journal: Journal) -> Self:
@@ -66,11 +72,13 @@ class Study:
         del self._interrupted[: len(trials)]
         refused = 0
         while len(trials) < n and refused < PATIENCE:
-            proposals = self.strategy.ask(n - len(trials))
+            with self._strategy_thinks():
+                proposals = self.strategy.ask(n - len(trials))
             if not proposals:
                 break
+            each, self._thought_s = self._thought_s / len(proposals), 0.0
             for proposal in proposals:
-                trial = self._admit(proposal)
+                trial = self._admit(proposal, each)
                 if trial.is_final:
                     refused += 1
                 else:
@@ -87,6 +95,7 @@ class Study:
         early: Measurement | None = None,
         policy: Policy | None = None,
         seconds: float | None = None,
+        cpu_s: float | None = None,
     ) -> Trial:
         """End a trial: complete with measured values, else pruned or failed.
 
@@ -98,6 +107,7 @@ class Study:
             early: the quality after a quarter of the fine-tune, where it was measured.
             policy: what was really evaluated, where the recipe chose it.
             seconds: spent on the evaluation.
+            cpu_s: CPU time of the evaluation.
 
         Raises:
             PolicyError: when no such trial is running.
@@ -105,7 +115,8 @@ class Study:
         trial = self._trials.get(number)
         if trial is None or trial.is_final:
             raise PolicyError(f"trial {number} is not running; it was told before, or never asked for")
-        trial = replace(trial, policy=policy or trial.policy, early=early, seconds=seconds, finished=datetime.now(UTC))
+        trial = replace(trial, policy=policy or trial.policy, early=early, finished=datetime.now(UTC))
+        trial = replace(trial, seconds=seconds, cpu_s=cpu_s)
         if pruned:
             trial = replace(trial, state=TrialState.PRUNED, error=error)
         elif (lack := self._lack(values or {})) is not None:
@@ -115,8 +126,16 @@ class Study:
             complete = {**values, **self.problem.cost_values(trial.policy)}
             trial = replace(trial, state=TrialState.COMPLETE, values=complete)
         self._record(trial)
-        self.strategy.tell([trial])
+        with self._strategy_thinks():
+            self.strategy.tell([trial])
         return trial
+
+    @contextmanager
+    def _strategy_thinks(self) -> Iterator[None]:
+        """Count the CPU time of this thread: others, which upload or wait for workers, are no part of the strategy."""
+        start = time.thread_time()
+        yield
+        self._thought_s += time.thread_time() - start
 
     def _lack(self, values: Mapping[str, Measurement]) -> str | None:
         """The first measured objective that has no finite value, if one has none."""
@@ -126,7 +145,7 @@ class Study:
                 return f"{info.name} is {'missing' if found is None else found.value}; expected a finite number"
         return None
 
-    def _admit(self, proposal: Proposal) -> Trial:
+    def _admit(self, proposal: Proposal, cpu_s: float) -> Trial:
         """The gate: check a proposal, number it, write it down; over-budget ones end here, for free."""
         number = len(self._trials)
         policy = proposal.policy
@@ -145,13 +164,15 @@ class Study:
             seed=derive(self.strategy.seed, "trial", number),
             started=datetime.now(UTC),
             recipe=proposal.recipe,
+            proposal_cpu_s=cpu_s,
         )
         broken = None if policy is None else self.problem.broken_budget(policy)
         if broken is not None:
             trial = replace(trial, state=TrialState.PRUNED, error=str(broken), finished=datetime.now(UTC))
         self._record(trial)
         if trial.is_final:
-            self.strategy.tell([trial])
+            with self._strategy_thinks():
+                self.strategy.tell([trial])
         return trial
 
     def _record(self, trial: Trial) -> None:

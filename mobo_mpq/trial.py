@@ -72,6 +72,8 @@ class Trial:
         finished: UTC.
         seconds: spent on the evaluation.
         recipe: overrides the study's recipe when given.
+        cpu_s: CPU time of the evaluation, of the thread that made it; ``None`` where nobody looked.
+        proposal_cpu_s: CPU time that the strategy took for it: since the trial before was proposed, learning included.
     """
 
     number: int
@@ -86,6 +88,8 @@ class Trial:
     seconds: float | None = None
     recipe: Recipe | None = None
     early: Measurement | None = None
+    cpu_s: float | None = None
+    proposal_cpu_s: float | None = None
 
     @property
     def was_evaluated(self) -> bool:

@@ -48,6 +48,8 @@ def test_a_trial_survives_the_way_through_json(
         values={"loss": Measurement(value, stderr)},
         error="no\nluck",
         seconds=1.25,
+        cpu_s=1.125,
+        proposal_cpu_s=0.5,
         started=datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC),
         recipe=recipe,
         early=early,

@@ -13,7 +13,7 @@ from mobo_mpq.policy import Policy
 from mobo_mpq.problem import Problem
 from mobo_mpq.strategies.base import Strategy
 from mobo_mpq.study import Study
-from mobo_mpq.trial import Proposal, TrialState
+from mobo_mpq.trial import Proposal, Trial, TrialState
 
 BITS = np.array([2.0, 4.0, 8.0])
 
@@ -73,6 +73,39 @@ def test_front_and_hypervolume_by_hand() -> None:
     assert [trial.number for trial in study.pareto()] == [0, 2, 1]
     # above accuracy 0 and below 24 s: from 6 to 12 s at 0.5, from 12 to 24 s at 0.8
     assert study.hypervolume() == pytest.approx(6 * 0.5 + 12 * 0.8)
+
+
+class Slow(Scripted):
+    """Takes 3 s for every question, and 1 s for every answer, on a clock of its own."""
+
+    clock = 0.0
+
+    def ask(self, n: int = 1) -> list[Proposal]:
+        self.clock += 3.0
+        return super().ask(n)
+
+    def tell(self, trials: Sequence[Trial]) -> None:
+        self.clock += 1.0
+        super().tell(trials)
+
+
+def test_cpu_time_of_proposals_and_evaluations_is_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = make_problem(latency_s=19.0)  # the second proposal, (4, 8), takes 20 s: it is refused, and told
+    strategy = Slow(problem, seed=0)
+    strategy.script = ((4, 8), (2, 2), (2, 4))
+    monkeypatch.setattr("mobo_mpq.study.time.thread_time", lambda: strategy.clock)
+    with Journal(tmp_path / "journal.jsonl") as journal:
+        journal.append("study", schema=1)
+        study = Study(problem, strategy, journal, thought_s=0.5)
+        study.ask()
+        study.tell(0, quality(0.5), seconds=9.0, cpu_s=7.0)
+        study.ask()  # the one that is refused, then the next
+        study.tell(2, error="no luck", seconds=2.0, cpu_s=1.5)
+        study.ask()
+    trials = read_trials(tmp_path / "journal.jsonl")
+    assert tuple(sorted(trials, key=lambda trial: trial.number)) == study.trials
+    assert [trial.proposal_cpu_s for trial in study.trials] == [3.5, 4.0, 4.0, 4.0]
+    assert [trial.cpu_s for trial in study.trials] == [7.0, None, 1.5, None]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

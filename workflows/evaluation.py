@@ -63,6 +63,7 @@ class Outcome:
         measurement: on the validation split; ``None`` when it failed or was given up.
         state: the quantized network's parameters and buffers, as safetensors.
         seconds: wall time.
+        cpu_s: CPU time of this thread, which does all of it on one: loaders with workers of their own count less.
         error: why it failed, or was given up.
         early: measured after a quarter of the fine-tune, where that was asked for.
         pruned: it was given up, on purpose.
@@ -71,6 +72,7 @@ class Outcome:
     measurement: Measurement | None
     state: bytes
     seconds: float
+    cpu_s: float
     error: str | None = None
     early: Measurement | None = None
     pruned: bool = False
@@ -126,7 +128,11 @@ class Evaluator:
             recipe: the trial's own, over the study's.
             bar: quality after a quarter of the fine-tune from which the trial goes on; see :mod:`mobo_mpq.futility`.
         """
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.thread_time()
+
+        def spent() -> tuple[float, float]:
+            return time.perf_counter() - start, time.thread_time() - cpu_start
+
         drawn = derive(seed, "evaluation")  # the early look draws the same numbers as the last one
         look = _EarlyLook(self, drawn, bar)
         try:
@@ -137,8 +143,8 @@ class Evaluator:
             first_line = str(error).split("\n", 1)[0]
             hopeless = isinstance(error, _Hopeless)
             why = first_line if hopeless else f"{type(error).__name__}: {first_line}"
-            return Outcome(None, b"", time.perf_counter() - start, why, look.measurement, hopeless)
-        return Outcome(measurement, dump_state(network), time.perf_counter() - start, early=look.measurement)
+            return Outcome(None, b"", *spent(), why, look.measurement, hopeless)
+        return Outcome(measurement, dump_state(network), *spent(), early=look.measurement)
 
     def score(self, network: QuantizedNetwork) -> Measurement:
         """The task's metric on the validation split, and the divergence from the float network in the same pass."""

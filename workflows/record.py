@@ -42,6 +42,7 @@ class StudyRecord:
         total: number of trials asked for.
         runs: tracking address -> {"parent" or trial number: run id}.
         learned: what the strategy had learned when trials ended last; it may have seen more of them since.
+        exhausted: whether it ended before, since the strategy had nothing more to propose; ``total`` says so, too.
     """
 
     folder: StudyFolder
@@ -52,6 +53,7 @@ class StudyRecord:
     total: int = 0
     runs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     learned: Learned | None = None
+    exhausted: bool = False
 
     @classmethod
     def read(cls, folder: StudyFolder) -> StudyRecord:
@@ -80,12 +82,12 @@ class StudyRecord:
         header = events[0]
         tested: dict[int, dict[str, Measurement]] = {}
         runs: dict[str, dict[str, str]] = {}
-        total, learned = int(header["trials"]), None
+        total, exhausted, learned = int(header["trials"]), False, None
         for event in events:
             if event["event"] == "test":
                 tested[event["number"]] = measurements(event["values"])
             elif event["event"] == "total":
-                total = int(event["trials"])
+                total, exhausted = int(event["trials"]), bool(event.get("exhausted", False))
             elif event["event"] == "tracking":
                 runs.setdefault(event["uri"], {})[str(event["of"])] = event["run_id"]
             elif event["event"] == "surrogate":
@@ -99,6 +101,7 @@ class StudyRecord:
             total=total,
             runs=runs,
             learned=learned,
+            exhausted=exhausted,
         )
 
     @property

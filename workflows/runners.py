@@ -47,6 +47,7 @@ def run_serial(study: Study, work: Work, total: int, on_finished: OnFinished) ->
                     pruned=outcome.pruned,
                     early=outcome.early,
                     seconds=outcome.seconds,
+                    cpu_s=outcome.cpu_s,
                 )
                 on_finished(done, lambda state=outcome.state: state)  # type: ignore[misc]
 
@@ -64,7 +65,7 @@ def run_ray(
     Raises:
         InputError: the cluster cannot be reached.
     """
-    with _ray(address, concurrency) as ray:
+    with ray_session(address, concurrency) as ray:
         from ray import tune
 
         from mobo_mpq.workflows.searcher import StudySearcher
@@ -118,7 +119,7 @@ def _resources(work: Work) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def _ray(address: str | None, concurrency: int | None) -> Iterator[Any]:
+def ray_session(address: str | None, concurrency: int | None) -> Iterator[Any]:
     """Connect to a cluster, or start Ray on this machine; a connection that was there before is left as it was."""
     import ray
 

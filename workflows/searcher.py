@@ -80,10 +80,11 @@ class StudySearcher(Searcher):
         early = measurement_from_list(result["early"]) if "early" in result else None
         if "measured" in result:
             values = {self.study.problem.quality.name: measurement_from_list(result["measured"])}
-            return self.study.tell(number, values, early=early, seconds=result["seconds"])
+            return self.study.tell(number, values, early=early, seconds=result["seconds"], cpu_s=result["cpu_s"])
         why = result.get("error") or "the worker was lost: out of memory, or its node went away"
         pruned = result.get("pruned", False)
-        return self.study.tell(number, error=why, pruned=pruned, early=early, seconds=result.get("seconds"))
+        spent = {"seconds": result.get("seconds"), "cpu_s": result.get("cpu_s")}
+        return self.study.tell(number, error=why, pruned=pruned, early=early, **spent)
 
     @contextmanager
     def _kept(self) -> Iterator[None]:

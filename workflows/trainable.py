@@ -56,7 +56,7 @@ class PolicyTrainable(tune.Trainable):
             recipe=Recipe(**recipe) if recipe else None,
             bar=self.assignment["bar"],
         )
-        result: dict[str, Any] = {"done": True, "seconds": outcome.seconds}
+        result: dict[str, Any] = {"done": True, "seconds": outcome.seconds, "cpu_s": outcome.cpu_s}
         if outcome.early is not None:
             result["early"] = measurement_to_list(outcome.early)
         if outcome.measurement is None:
