@@ -41,6 +41,23 @@ class TrainingContext:
     calibration: Sequence[Inputs]
 
 
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One run of a recipe.
+
+    Attributes:
+        recipe: epochs, share of the data, options.
+        context: float network and data.
+        seed: of the trial.
+        probe: looks at the network early in its fine-tune; recipes that train nothing ignore it.
+    """
+
+    recipe: Recipe
+    context: TrainingContext
+    seed: int
+    probe: Probe | None = None
+
+
 Options = TypeVar("Options")
 D = TypeVar("D")
 
@@ -79,24 +96,13 @@ class Method(ABC, Generic[Options]):
         """Add what the state of a finished network holds beyond that of an uncalibrated one."""
 
     @abstractmethod
-    def run(
-        self,
-        options: Options,
-        recipe: Recipe,
-        context: TrainingContext,
-        network: QuantizedNetwork,
-        seed: int,
-        probe: Probe | None,
-    ) -> None:
-        """Calibrate, and whatever follows; ``network`` is changed in place.
+    def run(self, options: Options, job: Job, network: QuantizedNetwork) -> None:
+        """Calibrate, and whatever follows.
 
         Args:
             options: of the recipe.
-            recipe: epochs and share of the data.
-            context: float network and data.
-            network: has quantizers that are not calibrated.
-            seed: of the trial.
-            probe: looks at the network early in its fine-tune; recipes that train nothing ignore it.
+            job: what is to be done.
+            network: has quantizers that are not calibrated; changed in place.
         """
 
 
@@ -205,7 +211,7 @@ def run_recipe(
     method = _method(recipe.kind)
     with isolated(derive(seed, "recipe", recipe.kind)):
         network = apply_uncalibrated(context, policy, recipe)
-        method.run(method.options(recipe), recipe, context, network, seed, probe)
+        method.run(method.options(recipe), Job(recipe, context, seed, probe), network)
     return network.requires_grad_(False)
 
 

@@ -14,8 +14,7 @@ from mobo_mpq.posttraining.points import add_points
 from mobo_mpq.quant.base import Role, Scheme
 from mobo_mpq.quant.multipoint import MultipointQuantizer, extra_points, widened
 from mobo_mpq.quant.transform import ACTIVATION, WEIGHT, QuantizedNetwork, quantizers
-from mobo_mpq.training.probe import Probe
-from mobo_mpq.training.recipes import Method, TrainingContext, calibrated, parsed, register_recipe
+from mobo_mpq.training.recipes import Job, Method, calibrated, parsed, register_recipe
 from mobo_mpq.trial import Recipe
 
 BIASES = ("empirical", "off")
@@ -82,23 +81,15 @@ class Multipoint(Method[Points]):
                         name, MultipointQuantizer(quantizer, tuple(weight.shape), extra).to(weight.device)
                     )
 
-    def run(
-        self,
-        options: Points,
-        recipe: Recipe,
-        context: TrainingContext,
-        network: QuantizedNetwork,
-        seed: int,
-        probe: Probe | None,
-    ) -> None:
+    def run(self, options: Points, job: Job, network: QuantizedNetwork) -> None:
         """Calibrate, then go through the layers."""
-        batches = calibrated(network, context)
+        batches = calibrated(network, job.context)
         wide = {
             module.site.tensor: module
             for module in network.modules()
             if isinstance(module, MultipointQuantizer) and module.site is not None
         }
-        for layer in layers_in_turn(network, context.network, batches):
+        for layer in layers_in_turn(network, job.context.network, batches):
             if layer.operator.weight in wide:
                 add_points(layer, wide[layer.operator.weight], int(options.points))
             if options.biases != "off":

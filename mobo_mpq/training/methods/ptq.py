@@ -15,8 +15,7 @@ from mobo_mpq.quant.base import Scheme
 from mobo_mpq.quant.transform import QuantizedNetwork
 from mobo_mpq.quant.uniform import UniformScheme
 from mobo_mpq.seeding import derive
-from mobo_mpq.training.probe import Probe
-from mobo_mpq.training.recipes import Method, TrainingContext, calibrated, parsed, register_recipe
+from mobo_mpq.training.recipes import Job, Method, calibrated, parsed, register_recipe
 from mobo_mpq.trial import Recipe
 
 CHOICES = {
@@ -92,24 +91,16 @@ class Ptq(Method[Steps]):
         if options.biases != "off":
             attach_biases(network)
 
-    def run(
-        self,
-        options: Steps,
-        recipe: Recipe,
-        context: TrainingContext,
-        network: QuantizedNetwork,
-        seed: int,
-        probe: Probe | None,
-    ) -> None:
+    def run(self, options: Steps, job: Job, network: QuantizedNetwork) -> None:
         """Calibrate, then go through the layers."""
-        batches = calibrated(network, context)
+        batches = calibrated(network, job.context)
         if options.biases == "analytic":
-            correct_analytically(network, context.network)
+            correct_analytically(network, job.context.network)
         adaptive, corrected = options.rounding == "adaptive", options.biases == "empirical"
         if not (adaptive or corrected):
             return
-        rounding = Rounding(steps=int(options.rounding_steps), seed=derive(seed, "rounding"))
-        for layer in layers_in_turn(network, self.source(context.network, options), batches):
+        rounding = Rounding(steps=int(options.rounding_steps), seed=derive(job.seed, "rounding"))
+        for layer in layers_in_turn(network, self.source(job.context.network, options), batches):
             if adaptive:
                 round_adaptively(layer, rounding)
             if corrected:

@@ -10,8 +10,7 @@ from mobo_mpq.quant.transform import QuantizedNetwork
 from mobo_mpq.seeding import derive
 from mobo_mpq.training.data import batch_count, passes
 from mobo_mpq.training.loop import Settings, finetune
-from mobo_mpq.training.probe import Probe
-from mobo_mpq.training.recipes import Method, TrainingContext, calibrated, parsed, register_recipe
+from mobo_mpq.training.recipes import Job, Method, calibrated, parsed, register_recipe
 from mobo_mpq.trial import Recipe
 
 
@@ -27,18 +26,10 @@ class Qat(Method[Settings]):
         """Learned step sizes."""
         return LsqScheme(), LsqScheme(symmetric=False, per_channel=False)
 
-    def run(
-        self,
-        options: Settings,
-        recipe: Recipe,
-        context: TrainingContext,
-        network: QuantizedNetwork,
-        seed: int,
-        probe: Probe | None,
-    ) -> None:
+    def run(self, options: Settings, job: Job, network: QuantizedNetwork) -> None:
         """Calibrate, then train."""
-        calibrated(network, context)
-        steps = round(recipe.epochs * batch_count(context.train, recipe.train_fraction))
+        calibrated(network, job.context)
+        steps = round(job.recipe.epochs * batch_count(job.context.train, job.recipe.train_fraction))
         if steps:
-            batches = passes(context.train, derive(seed, "batches"), recipe.train_fraction)
-            finetune(network, batches, context.loss, steps, options, context.network, probe)
+            batches = passes(job.context.train, derive(job.seed, "batches"), job.recipe.train_fraction)
+            finetune(network, batches, job.context.loss, steps, options, job.context.network, job.probe)
