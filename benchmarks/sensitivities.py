@@ -2,10 +2,10 @@
 
     python benchmarks/sensitivities.py [--tasks digits,text] [--draws 6]
 
-The truth is naive: for every variable and level a network of its own, quantized, calibrated, and compared with the
-float network on the whole validation split. Against it stand passes over a few training samples, drawn anew several
-times. Medians over the draws: CPU seconds, the same in ptq trials, Spearman's rank correlation, and the typical factor
-between both (the standard deviation of the logarithm). One thread; about a minute.
+The truth is naive: for every variable and level a network of its own, made by recipe ptq, and compared with the float
+network on the whole validation split. Against it stand passes over a few training samples, drawn anew several times,
+and then the other kinds of sensitivity. Medians over the draws: CPU seconds, the same in ptq trials, Spearman's rank
+correlation, and the typical factor between both (the standard deviation of the logarithm). One thread; some minutes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import time
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,12 +23,13 @@ from scipy.stats import spearmanr
 
 from mobo_mpq.config import StudyConfig
 from mobo_mpq.seeding import derive
-from mobo_mpq.sensitivity import SensitivityTable, perturb
+from mobo_mpq.sensitivity import Given, SensitivityTable, kind_names, measure, perturb
 from mobo_mpq.space import SearchSpace
 from mobo_mpq.training.data import passes
 from mobo_mpq.workflows.evaluation import CALIBRATION_BATCHES, Evaluator
 from mobo_mpq.workflows.preparation import prepare, resolve
 
+Measure = Callable[..., SensitivityTable]
 CASES = {"digits": ("mpic", (32, 64, 128, 256)), "text": ("bitfusion", (4, 8, 16, 32, 64))}
 
 
@@ -50,19 +53,26 @@ def report(task: str, target: str, sizes: tuple[int, ...], draws: int) -> None:
     print(
         f"{task} on {target}: {len(moves)} moves; a ptq trial takes {trial_s:.2f} s CPU, all moves {truth.size} of them"
     )
-    print("samples  CPU s  trials  rank   factor")
-    for samples in sizes:
+    given = Given(made.task.loss, biases=True)
+    ways: dict[str, Measure] = {
+        f"perturbation, {samples} samples": partial(perturb, made.network, space, samples=samples, biases=True)
+        for samples in sizes
+    }
+    ways["perturbation, biases as they are"] = partial(perturb, made.network, space)
+    for kind in kind_names()[1:]:
+        ways[kind] = partial(measure, kind, made.network, space, given=given)
+    print("| kind | CPU s | in ptq trials | rank correlation | factor |\n|---|---|---|---|---|")
+    for label, way in ways.items():
         rows = []
         for draw in range(draws):
             stream = passes(made.task.train, derive(draw, "draw"))
-            batches = list(itertools.islice(stream, CALIBRATION_BATCHES))
-            table = perturb(made.network, space, batches, samples=samples)
+            table = way(batches=list(itertools.islice(stream, CALIBRATION_BATCHES)))
             shown = np.array([predicted(table, space, levels) for levels in moves])
             both = (shown > 1e-5) & (truth > 1e-5)
             spread = np.log(shown[both] / truth[both]).std()
             rows.append((table.cpu_s, float(spearmanr(truth, shown)[0]), float(np.exp(spread))))
         cpu_s, rank, factor = np.median(rows, axis=0)
-        print(f"{samples:7}  {cpu_s:5.2f}  {cpu_s / trial_s:6.2f}  {rank:.3f}  {factor:.2f}")
+        print(f"| {label} | {cpu_s:.2f} | {cpu_s / trial_s:.2f} | {rank:.3f} | {factor:.2f} |", flush=True)
 
 
 def single_moves(space: SearchSpace) -> NDArray[np.intp]:  # moves x d

@@ -20,6 +20,7 @@ from mobo_mpq.config import StudyConfig
 from mobo_mpq.objectives.hardware import target_names
 from mobo_mpq.objectives.tasks import task_names
 from mobo_mpq.strategies.amp import AmpOptions
+from mobo_mpq.strategies.ompq import OmpqOptions
 from mobo_mpq.strategies.registry import check_strategy, strategy_names
 from mobo_mpq.training.recipes import default_recipe, recipe_names
 from mobo_mpq.workflows.cli import app, main
@@ -227,6 +228,11 @@ def test_options_and_defaults_of_multipoint() -> None:
 def test_options_and_defaults_of_amp() -> None:
     rows = table(section_of("methods/amp.md", "## Options"))
     assert {name: json.loads(value) if value else None for name, value in rows.items()} == asdict(AmpOptions())
+
+
+def test_options_and_defaults_of_ompq() -> None:
+    rows = table(section_of("methods/ompq.md", "## Options"))
+    assert {name: json.loads(value) for name, value in rows.items()} == asdict(OmpqOptions())
 
 
 @pytest.mark.parametrize("names", [task_names(), target_names(), strategy_names(), recipe_names(), FORMATS], ids=str)

@@ -273,6 +273,16 @@ def test_no_batch_and_another_network() -> None:
         perturb(network, SearchSpace.product(["a"], (2, 8), (8,)), batches)
 
 
+@pytest.mark.parametrize("biases", [False, True])
+def test_channels_that_are_constant_and_data_that_are_none(biases: bool) -> None:
+    network, batches = made(Chain())
+    constant = [(torch.ones_like(x), y) for x, y in batches]
+    assert np.isfinite(perturb(network, space_of(network), constant, biases=biases).values).all()
+    batches[1][0][0, 0] = float("nan")
+    with pytest.raises(InputError, match="holds NaN or infinity; check the model and its input"):
+        perturb(network, space_of(network), batches, biases=biases)
+
+
 def test_outputs_without_classes_are_compared_by_squared_error() -> None:
     network, batches = made(Chain())
     table = perturb(network, space_of(network), [x for x, _ in batches])

@@ -6,12 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
+import mobo_mpq as mm
+from mobo_mpq.allocation import least_loss
 from mobo_mpq.errors import InputError, UnknownName
 from mobo_mpq.optimization import optimize
 from mobo_mpq.policy import Policy
 from mobo_mpq.problem import Problem
 from mobo_mpq.strategies.registry import make_strategy, own_sensitivity
+from mobo_mpq.testing.networks import mobilenet_v2
 from mobo_mpq.testing.toys import Toy, make_toy, run_serial
 
 NAMES = ("hawq", "ompq")
@@ -144,6 +148,27 @@ def test_alike_layers_get_bits_by_their_cost() -> None:
     assert few is not None and vertex is not None
     middle = [sum(b.weight == 3 for b in policy.values()) for policy in (few, vertex)]
     assert middle[0] > middle[1], "the linear programme goes to the bounds"
+
+
+def test_the_published_configuration_of_mobilenet_v2_at_one_and_a_half_megabytes() -> None:
+    """52 layers at 4 bits, and the classifier, by far the largest, at 3: what the authors' repository runs."""
+    layers = mm.trace_layers(mobilenet_v2(), torch.zeros(1, 3, 224, 224))
+    names, bits = [layer.name for layer in layers], (2, 3, 4)
+    size = np.array([[layer.num_weights * b / 8 / 2**20 for b in bits] for layer in layers])
+    assert len(names) == 53
+    problem = mm.Problem.from_tables(
+        names, weight_bits=bits, activation_bits=(8,), costs={"size_mib": size},
+        references={"size_mib": float(size[:, -1].sum())}, quality=mm.ObjectiveInfo("accuracy", "", "maximize", 0.0),
+        sensitivity=np.exp(-np.ones((53, 1))) * (4 - np.array(bits)),
+    )  # fmt: skip
+    strategy = make_strategy("ompq", problem, 0, {"beta": 0.0})
+    table = np.asarray(strategy.predicted_loss())  # type: ignore[attr-defined]
+    published = [4] * 52 + [3]
+    limit = float(size[np.arange(53), [bits.index(b) for b in published]].sum())
+    assert limit == pytest.approx(1.5, abs=0.01)
+    policy = least_loss(problem.space, table, [(problem.costs[0].table, limit)])
+    assert policy is not None
+    assert [policy[name].weight for name in names] == published
 
 
 def test_layers_that_share_nothing_keep_their_bits() -> None:
