@@ -104,7 +104,7 @@ def hessian(
     )
 
 
-def hutchinson(derivatives: Derivatives, batches: Iterable[Any], draws: int) -> dict[str, float]:
+def hutchinson(derivatives: Derivatives, batches: Iterable[Any], draws: int, seed: int = 0) -> dict[str, float]:
     """Trace of each tensor's own block of the Hessian: the mean of ``z^T H z`` over random signs ``z``.
 
     One vector runs over all tensors at once: what other blocks add to a tensor's product has mean 0, since signs are
@@ -115,6 +115,7 @@ def hutchinson(derivatives: Derivatives, batches: Iterable[Any], draws: int) -> 
         derivatives: of the network.
         batches: as loaders yield them.
         draws: for each batch.
+        seed: of the signs.
 
     Returns:
         Name of a slot -> its trace.
@@ -124,7 +125,7 @@ def hutchinson(derivatives: Derivatives, batches: Iterable[Any], draws: int) -> 
     for index, batch in enumerate(batches):
         size = size_of(batch)
         shifts, gradients = derivatives.gradients(batch, twice=True)
-        generator = torch.Generator().manual_seed(derive(0, "hutchinson", index))
+        generator = torch.Generator().manual_seed(derive(seed, "hutchinson", index))
         lengths = _lengths(gradients)
         for _ in range(draws):
             signs = [_signs(shift, generator) for shift in shifts]

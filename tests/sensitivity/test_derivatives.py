@@ -21,9 +21,10 @@ from mobo_mpq.sensitivity.bench import Bench
 from mobo_mpq.sensitivity.derivatives import Derivatives, behaviour, differentiate
 from mobo_mpq.sensitivity.fisher import fisher, squared_gradients
 from mobo_mpq.sensitivity.fisher import provenance as of_fisher
-from mobo_mpq.sensitivity.hessian import hessian, hutchinson
+from mobo_mpq.sensitivity.hessian import DRAWS, hessian, hutchinson
 from mobo_mpq.sensitivity.hessian import provenance as of_hessian
 from mobo_mpq.sensitivity.perturbation import perturb
+from mobo_mpq.sensitivity.samples import first
 from mobo_mpq.sensitivity.table import SensitivityTable
 from mobo_mpq.space import SearchSpace
 from mobo_mpq.training.data import passes
@@ -313,6 +314,21 @@ def test_operations_that_have_no_derivative() -> None:
 
 
 # --- a real network ---------------------------------------------------------------------------------------------------
+
+
+def test_how_far_traces_are_off_on_digits() -> None:
+    """By a fifth in the median, and by half at most: though traces lie orders of magnitude apart."""
+    task = load_task("digits")
+    network = Network.from_model(task.model(), task.example)
+    batches = list(itertools.islice(passes(task.train, 7), 4))
+    derivatives = derivatives_of(network, batches)
+    derivatives.loss = task.loss
+    found = [hutchinson(derivatives, first(batches, 128), DRAWS, seed) for seed in range(5)]
+    traces = np.array([list(one.values()) for one in found])
+    off = traces.std(axis=0, ddof=1) / np.abs(traces.mean(axis=0))
+    assert np.median(off) < 0.25
+    assert off.max() < 0.7
+    assert traces.mean(axis=0).max() > 100 * traces.mean(axis=0).min()
 
 
 def test_digits_rank_as_perturbations_do() -> None:
