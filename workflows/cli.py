@@ -17,6 +17,7 @@ from typer.exceptions import TyperException
 
 from mobo_mpq import __version__
 from mobo_mpq.errors import InputError, MoboError
+from mobo_mpq.workflows.compare_command import compare
 from mobo_mpq.workflows.flags import (
     ActivationBitsOption,
     AddressOption,
@@ -46,6 +47,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(profile_app)
+app.command()(compare)
 
 
 @app.command()
@@ -344,10 +346,10 @@ def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        given = list(sys.argv[1:] if arguments is None else arguments)
         code = int(app(given, prog_name="mobo-mpq", standalone_mode=False) or 0)
-        return code if code != INTERRUPTED else _interrupted()  # typer turns ctrl-C into this code
+        return code if code != INTERRUPTED else _interrupted(given)  # typer turns ctrl-C into this code
     except TyperException as error:
         return _fail(_usage(error), 2)
     except InputError as error:
@@ -355,14 +357,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MoboError as error:
         return _fail(str(error), 1)
     except (KeyboardInterrupt, typer.Abort):
-        return _interrupted()
+        return _interrupted(given)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left, as 'head' does
         return 0
 
 
-def _interrupted() -> int:
-    return _fail("interrupted; go on with 'mobo-mpq resume'", INTERRUPTED)
+def _interrupted(given: Sequence[str]) -> int:
+    how = "with the same command" if given[:1] == ["compare"] else "with 'mobo-mpq resume'"
+    return _fail(f"interrupted; go on {how}", INTERRUPTED)
 
 
 def _usage(error: TyperException) -> str:

@@ -66,6 +66,10 @@ class Prepared:
         values = None if sensitivities is None else sensitivities.table.values
         return replace(self, problem=replace(self.problem, sensitivity=values), sensitivities=sensitivities)
 
+    def for_study(self, config: StudyConfig) -> Prepared:
+        """The same for a study of another name, strategy, seed or number of trials."""
+        return replace(self, config=config, work=replace(self.work, seed=config.seed))
+
     def header(self) -> dict[str, Any]:
         """The fields of the journal's first line."""
         return {
@@ -138,7 +142,7 @@ def prepare(config: StudyConfig, known: Mapping[str, Any] | None = None) -> Prep
     digest = model_digest(model)
     if known is not None and known["model_digest"] != digest:
         raise PolicyError(
-            f"the model of task '{config.task}' has other weights than when study '{config.name}' began; "
+            f"the model of task '{config.task}' has other weights than when study '{known['name']}' began; "
             "bring the old ones back, or begin a new study with another --name"
         )
     for bits in sorted({*config.weight_bits, *config.activation_bits, *itertools.chain(*config.pins.values())}):

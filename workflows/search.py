@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -92,9 +93,25 @@ def search(
     environment.prepare(address)
     config = resolve(StudyConfig.parse(settings))
     place = Home.of(home)
-    folder = place.new(config.name)
+    place.new(config.name)  # what exists is refused before anything is loaded
     _say(f"preparing task '{config.task}' for target '{config.target}'")
-    prepared = prepare(config)
+    return begin(place, prepare(config), options)
+
+
+def begin(place: Home, prepared: Prepared, options: RunOptions) -> StudyRecord:
+    """Begin a study that is prepared, and run it to its end.
+
+    Args:
+        place: home of the studies.
+        prepared: without sensitivities; they are found here, where the strategy uses them.
+        options: how it is run.
+
+    Raises:
+        InputError: the study exists, the home cannot be written, or the strategy cannot search the problem.
+        WorkError: trial after trial failed.
+    """
+    config = prepared.config
+    folder = place.new(config.name)
     for line in prepared.network.unquantized:
         _say(f"left in float: {line}")
     if config.futility and not trains(prepared.work.recipe):
@@ -104,7 +121,9 @@ def search(
         kind = config.sensitivity_kind or own_sensitivity(config.strategy)
         found = find_sensitivities(prepared.network, space, prepared.task, _say, kind, prepared.work.recipe)
         prepared = prepared.knowing(found)
+    start = time.thread_time()
     strategy = make_strategy(config.strategy, prepared.problem, config.seed, config.strategy_options)
+    thought_s = time.thread_time() - start
     place.make(folder)
     with Journal(folder.journal) as journal:
         folder.refuse_if_begun()  # by another process, while this one prepared
@@ -112,7 +131,7 @@ def search(
         folder.config_file.write_text(config.to_toml())
         created = datetime.now(UTC).isoformat()
         journal.append("study", name=config.name, created=created, **prepared.header())
-        study = Study(prepared.problem, strategy, journal)
+        study = Study(prepared.problem, strategy, journal, thought_s=thought_s)
         return _Run(place, folder, prepared, study, journal, options, config.trials).go()
 
 
@@ -259,7 +278,7 @@ class _Run:
                 f"every legal policy within the budgets has been tried: {self.study.evaluated} trials instead of "
                 f"{self.total}"
             )
-            self.journal.append("total", trials=self.study.evaluated)
+            self.journal.append("total", trials=self.study.evaluated, exhausted=True)
 
     def _stop_if_hopeless(self) -> None:
         finished = self.study.finished
