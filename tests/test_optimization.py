@@ -15,6 +15,9 @@ from mobo_mpq.testing.toys import Toy, make_toy
 from mobo_mpq.trial import TrialState
 
 
+NEED_SENSITIVITIES = ("amp", "hawq", "ompq", "sensitivity")
+
+
 @pytest.fixture(scope="module")
 def toy() -> Toy:
     return make_toy(4)  # 81 policies
@@ -23,7 +26,7 @@ def toy() -> Toy:
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("strategy", strategy_names())
 def test_it_spends_exactly_the_evaluations_asked_for(strategy: str, batch: int) -> None:
-    toy = make_toy(4, sensitivity=strategy == "sensitivity")
+    toy = make_toy(4, sensitivity=strategy in NEED_SENSITIVITIES)
     asked: list[Policy] = []
 
     def evaluate(policy: Policy) -> float:
@@ -34,6 +37,12 @@ def test_it_spends_exactly_the_evaluations_asked_for(strategy: str, batch: int) 
     assert len(asked) == len(set(asked)) == len(study.trials) == 14
     assert [trial.policy for trial in study.trials] == asked
     assert 0 < study.hypervolume() <= toy.best_hypervolume
+
+
+@pytest.mark.parametrize("strategy", NEED_SENSITIVITIES)
+def test_strategies_that_need_sensitivities_say_so(toy: Toy, strategy: str) -> None:
+    with pytest.raises(InputError, match=f"strategy '{strategy}' needs sensitivities and this problem has none"):
+        optimize(toy.problem, toy.quality, strategy=strategy, trials=4)
 
 
 def test_it_stops_when_the_space_is_used_up() -> None:
