@@ -14,7 +14,6 @@ from mobo_mpq.strategies.registry import strategy_names
 from mobo_mpq.testing.toys import Toy, make_toy
 from mobo_mpq.trial import TrialState
 
-
 NEED_SENSITIVITIES = ("amp", "hawq", "ompq", "sensitivity")
 
 
