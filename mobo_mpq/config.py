@@ -48,7 +48,7 @@ class StudyConfig(BaseModel):
         strategy: who proposes.
         strategy_options: further options of the strategy.
         sensitivity: whether layers' sensitivities are measured first, for strategies that use them.
-        sensitivity_kind: perturbation, hessian, fisher or orthogonality; the strategy's own when absent.
+        sensitivity_kind: perturbation, sqnr, hessian, fisher or orthogonality; the strategy's own when absent.
         trials: evaluations in all.
         concurrency: trials at a time; the number of cores when absent.
         seed: of everything random.

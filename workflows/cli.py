@@ -66,7 +66,9 @@ def search(
     ] = None,
     sensitivity_kind: Annotated[
         str | None,
-        typer.Option(metavar="KIND", help="perturbation, hessian, fisher, orthogonality. [default: the strategy's]"),
+        typer.Option(
+            metavar="KIND", help="perturbation, sqnr, hessian, fisher, orthogonality. [default: the strategy's]"
+        ),
     ] = None,
     trials: Annotated[str | None, typer.Option(metavar="N", help="Evaluations in all. [48]")] = None,
     concurrency: ConcurrencyOption = None,
@@ -114,7 +116,7 @@ def sensitivity(
     task: TaskOption = None,
     target: TargetOption = None,
     kind: Annotated[
-        str | None, typer.Option(help="perturbation, hessian, fisher, orthogonality. [perturbation]")
+        str | None, typer.Option(help="perturbation, sqnr, hessian, fisher, orthogonality. [perturbation]")
     ] = None,
     weight_bits: WeightBitsOption = None,
     activation_bits: ActivationBitsOption = None,

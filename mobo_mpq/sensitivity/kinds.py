@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from mobo_mpq.errors import UnknownName
@@ -40,6 +41,12 @@ _KINDS = {
         "how far the outputs move when one tensor is quantized",
         perturbation.perturb,
         perturbation.provenance,
+        ("biases",),
+    ),
+    "sqnr": _Kind(
+        "noise over signal of the outputs when one tensor is quantized (AMP)",
+        partial(perturbation.perturb, distance="sqnr"),
+        partial(perturbation.provenance, distance="sqnr"),
         ("biases",),
     ),
     "hessian": _Kind(

@@ -20,6 +20,7 @@ from mobo_mpq.quant.transform import ACTIVATION, WEIGHT
 from mobo_mpq.sensitivity.assembly import Setting, by_layer, digests
 from mobo_mpq.sensitivity.bench import Bench
 from mobo_mpq.sensitivity.samples import check_samples, enough, first, inputs_of, joined
+from mobo_mpq.sensitivity.sqnr import NoiseRatio
 from mobo_mpq.sensitivity.table import Provenance, SensitivityTable
 from mobo_mpq.space import SearchSpace
 from mobo_mpq.training.divergence import Divergence
@@ -27,6 +28,9 @@ from mobo_mpq.training.divergence import Divergence
 METHOD = "perturbation"
 VERSION = 2
 """Raised whenever the same inputs give other values, so that tables that were kept are measured again."""
+
+DISTANCES = {METHOD: Divergence, "sqnr": NoiseRatio}
+"""How far outputs are from the float network's, by the name of the kind that measures so."""
 
 TOGETHER = 32
 """Samples over which the means of outputs are corrected: means of a few would be met by luck."""
@@ -41,11 +45,12 @@ def provenance(
     activation: Scheme = ACTIVATION,
     samples: int | None = None,
     biases: bool = False,
+    distance: str = METHOD,
 ) -> Provenance:
     """Digests of what :func:`perturb` would measure, without measuring; arguments as there."""
     batches = list(batches)
     options = {"samples": enough(batches) if samples is None else samples, "biases": biases}
-    return digests((METHOD, VERSION), network, space, batches, (weight, activation), options)
+    return digests((distance, VERSION), network, space, batches, (weight, activation), options)
 
 
 def perturb(
@@ -57,6 +62,7 @@ def perturb(
     activation: Scheme = ACTIVATION,
     samples: int | None = None,
     biases: bool = False,
+    distance: str = METHOD,
 ) -> SensitivityTable:
     """Measure how far the outputs move when each variable of a space, alone, takes each of its choices.
 
@@ -78,6 +84,8 @@ def perturb(
             at least 16.
         biases: whether the means of every layer's outputs are corrected, as recipe ``ptq`` corrects them: here on the
             samples that are compared, in groups of 32 or more.
+        distance: ``perturbation`` for the divergence, ``sqnr`` for noise over signal
+            (:class:`~mobo_mpq.sensitivity.sqnr.NoiseRatio`), whatever the outputs are.
 
     Raises:
         InputError: when there is no batch, no sample, or no output that is finite.
@@ -87,18 +95,28 @@ def perturb(
     batches = list(batches)
     samples = enough(batches) if samples is None else samples
     check_samples("perturb", batches, samples)
-    known = provenance(network, space, batches, weight=weight, activation=activation, samples=samples, biases=biases)
+    schemes = {Role.WEIGHT: weight, Role.ACTIVATION: activation}
+    known = provenance(
+        network,
+        space,
+        batches,
+        weight=weight,
+        activation=activation,
+        samples=samples,
+        biases=biases,
+        distance=distance,
+    )
     with torch.no_grad():
         compared = first(batches, samples)
         compared = joined(compared, TOGETHER) if biases else compared
-        divergence = Divergence(network, compared)
-        bench = Bench(network, space, {Role.WEIGHT: weight, Role.ACTIVATION: activation}, biases=biases)
+        divergence = DISTANCES[distance](network, compared)
+        bench = Bench(network, space, schemes, biases=biases)
         bench.calibrate(inputs_of(network, batches))
         measured = bench.measure(divergence, inputs_of(network, compared))
     return SensitivityTable(
         values=by_layer(space, _growth(measured)),
-        method=METHOD,
-        unit="relative squared error" if divergence.axis is None else "nat",
+        method=distance,
+        unit=divergence.unit,
         provenance=known,
         evaluations=len(measured) + 2 + biases,  # the float network, the calibration, and the means in float
         cpu_s=time.process_time() - start,

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+from typing import Any
 
-import torch
 from torch import Tensor
 
+from mobo_mpq.training.divergence import Divergence, Tally
 
-def sqnr(signal: Tensor, quantized: Tensor) -> float:
-    """``E[s^2] / E[(s - q)^2]``, infinite where both are the same.
 
-    Args:
-        signal: of the float network, any shape.
-        quantized: of the quantized one, of signal's shape.
+class NoiseRatio(Divergence):
+    """``E[(s - q)^2] / E[s^2]`` of the outputs: the reciprocal of SQNR, so that it adds up where noise is independent.
+
+    Over all samples at once. AIMET, the public code, averages the ratios of batches, adds 1e-4 to the noise, which
+    levels outputs of little energy, and divides by the number of samples, which shifts all decibels alike.
     """
-    signal, quantized = signal.detach().double(), quantized.detach().double()
-    power, noise = signal.square().mean(), (signal - quantized).square().mean()
-    return math.inf if not noise else float(power / noise)
 
+    @property
+    def unit(self) -> str:
+        """Of the mean."""
+        return "noise / signal"
 
-def mean_sqnr_db(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """Decibels of the mean ratio over batches of (signal, quantized).
-
-    AIMET, the public code, adds 1e-4 to the noise, which levels outputs of little energy, and divides the sum of the
-    ratios by the number of samples, which shifts all decibels alike; neither is done here.
-    """
-    ratios = torch.tensor([sqnr(signal, quantized) for signal, quantized in pairs], dtype=torch.float64)
-    return float(10 * ratios.mean().log10())
+    def _add(self, tally: Tally, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+        signal = self.expected(args, kwargs).to(output.device).double()
+        tally.total += float((output.double() - signal).square().sum())
+        tally.weight += float(signal.square().sum())

@@ -81,7 +81,7 @@ class Divergence:
             handle.remove()
 
     def _add(self, tally: Tally, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-        expected = self._expected(args, dict(accepted_by(kwargs, self._names))).to(output.device)
+        expected = self.expected(args, kwargs).to(output.device)
         if self.axis is None:
             centred = expected - expected.mean()
             tally.total += float((output - expected).double().square().sum())
@@ -92,8 +92,14 @@ class Divergence:
         tally.total += float(divergences.sum())
         tally.weight += divergences.numel()
 
-    def _expected(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    @property
+    def unit(self) -> str:
+        """Of the mean."""
+        return "relative squared error" if self.axis is None else "nat"
+
+    def expected(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """The float network's output: it does not change, so what fits into memory is computed once."""
+        kwargs = dict(accepted_by(kwargs, self._names))
         digest = hashlib.blake2b(digest_size=16)
         add_values(digest, (*args, *kwargs.values()))
         key = digest.digest()

@@ -27,7 +27,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_kinds() -> None:
-    assert kind_names() == ("perturbation", "hessian", "fisher", "orthogonality")
+    assert kind_names() == ("perturbation", "sqnr", "hessian", "fisher", "orthogonality")
     assert all("\n" not in about_kind(name) for name in kind_names())
 
 
@@ -90,7 +90,7 @@ def test_a_stale_cache_is_never_used(
 
 def test_bad_input(fails: Fails, toy: str, tmp_path: Path) -> None:
     assert fails("sensitivity", "--task", toy, "--kind", "hesian") == (
-        "unknown kind of sensitivity 'hesian'; known: fisher, hessian, orthogonality, perturbation. "
+        "unknown kind of sensitivity 'hesian'; known: fisher, hessian, orthogonality, perturbation, sqnr. "
         "Did you mean 'hessian'?"
     )
     assert fails("search", "--task", toy, "--sensitivity-kind", "x").startswith(
