@@ -83,6 +83,7 @@ class Prepared:
             "layers": [{**asdict(layer), "kind": str(layer.kind)} for layer in self.network.layers],
             "float_layers": [str(entry) for entry in self.network.unquantized],
             "storage": asdict(self.target.storage),
+            "recipe": {"name": self.work.recipe.kind, "options": dict(self.work.recipe.options)},
             "model_digest": self.digest,
             "data": dict(self.task.manifest),
             "float": {

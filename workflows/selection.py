@@ -8,12 +8,12 @@ import numpy as np
 
 from mobo_mpq.errors import InputError, UnknownName
 from mobo_mpq.front import maximised
-from mobo_mpq.hardware import Storage
+from mobo_mpq.hardware import CostModel, Storage
 from mobo_mpq.layers import LayerSpec
 from mobo_mpq.objective import Direction, Measurement
 from mobo_mpq.objectives.quality import PERCENT_FROM
 from mobo_mpq.objectives.size import SizeModel
-from mobo_mpq.trial import Trial, TrialState
+from mobo_mpq.trial import Recipe, Trial, TrialState
 from mobo_mpq.workflows.record import StudyRecord
 
 CHOICES = ("best", "knee", "accurate", "fastest", "smallest")
@@ -127,7 +127,11 @@ def _smallest(record: StudyRecord, front: list[Trial]) -> Selection:
     if "size_bytes" in {info.name for info in record.infos}:
         return Selection(min(front, key=lambda trial: trial.values["size_bytes"].value))
     layers = [LayerSpec(**layer) for layer in record.header["layers"]]
-    model = SizeModel(layers, Storage(**record.header.get("storage", {})))  # older journals: packed
+    model: CostModel = SizeModel(layers, Storage(**record.header.get("storage", {})))  # older journals: packed
+    if recipe := record.header.get("recipe"):
+        from mobo_mpq.training.recipes import RecipeCost  # heavy
+
+        model = RecipeCost(model, Recipe(recipe["name"], options=recipe["options"]))
 
     def size(trial: Trial) -> float:
         assert trial.policy is not None, "a complete trial has a policy"

@@ -65,8 +65,16 @@ def test_smallest_goes_by_size_where_there_is_one() -> None:
     assert select(front, "fastest").trial.number == 1
 
 
-@pytest.mark.parametrize(("storage", "size"), [({}, "3"), ({"containers": [4, 8], "bytes_per_channel": 1.0}, "8")])
-def test_smallest_counts_the_weights_where_size_is_no_objective(storage: dict, size: str) -> None:
+@pytest.mark.parametrize(
+    ("more", "size"),
+    [
+        ({}, "3"),
+        ({"storage": {"containers": [4, 8], "bytes_per_channel": 1.0}}, "8"),
+        ({"recipe": {"name": "qat", "options": {}}}, "3"),
+        ({"recipe": {"name": "multipoint", "options": {"extra": 0.5}}}, "4"),  # three channels instead of two
+    ],
+)
+def test_smallest_counts_the_weights_where_size_is_no_objective(more: dict, size: str) -> None:
     policies = [{"a": (8, 8), "b": (8, 8)}, {"a": (4, 8), "b": (2, 8)}, {"a": (8, 2), "b": (2, 2)}]
     front = record([(0.97, 9.0), (0.95, 4.0), (0.9, 3.0)], (UP, LATENCY), 0.97)
     layers = [
@@ -74,7 +82,7 @@ def test_smallest_counts_the_weights_where_size_is_no_objective(storage: dict, s
         {"name": "b", "kind": "linear", "weight_shape": [2, 2], "input_shape": [2], "output_shape": [2]},
     ]
     trials = tuple(replace(t, policy=Policy.of(p)) for t, p in zip(front.trials, policies, strict=True))
-    header = {**front.header, "layers": layers} | ({"storage": storage} if storage else {})
+    header = {**front.header, "layers": layers, **more}
     selection = select(replace(front, trials=trials, header=header), "smallest")
     assert selection.trial.number == 1
     assert selection.note == f"the study has no objective size_bytes; this policy's weights take {size} bytes"
