@@ -30,6 +30,7 @@ def write(folder: Path, toy: Toy, *, rows: slice = slice(None), sensitivity: boo
         "cost": {**asdict(cost.info), "direction": str(cost.info.direction)},
         "cost_table": np.nan_to_num(cost.table, nan=-1.0).tolist(),
         "evaluation_cpu_s": 0.5,
+        "float_quality": 0.95,
     }
     if sensitivity:
         document["sensitivity"] = {"values": np.ones_like(cost.table).tolist(), "cpu_s": 1.2}
@@ -51,6 +52,7 @@ def test_a_table_is_read_back_as_the_problem_that_it_was_made_from(tmp_path: Pat
         toy.problem.space.decisions,
     )
     assert table.problem.layers == toy.problem.layers
+    assert table.float_quality == 0.95
     assert table.problem.infos == toy.problem.infos
     np.testing.assert_array_equal(table.problem.costs[0].table, toy.problem.costs[0].table)
     assert np.isnan(table.problem.costs[0].table).any()
