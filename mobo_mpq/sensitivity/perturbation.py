@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ METHOD = "perturbation"
 VERSION = 2
 """Raised whenever the same inputs give other values, so that tables that were kept are measured again."""
 
-DISTANCES = {METHOD: Divergence, "sqnr": NoiseRatio}
+DISTANCES: dict[str, type[Divergence]] = {METHOD: Divergence, "sqnr": NoiseRatio}
 """How far outputs are from the float network's, by the name of the kind that measures so."""
 
 TOGETHER = 32
@@ -95,32 +95,31 @@ def perturb(
     batches = list(batches)
     samples = enough(batches) if samples is None else samples
     check_samples("perturb", batches, samples)
-    schemes = {Role.WEIGHT: weight, Role.ACTIVATION: activation}
     known = provenance(
-        network,
-        space,
-        batches,
-        weight=weight,
-        activation=activation,
-        samples=samples,
-        biases=biases,
-        distance=distance,
+        network, space, batches, weight=weight, activation=activation, samples=samples, biases=biases, distance=distance
     )
     with torch.no_grad():
-        compared = first(batches, samples)
-        compared = joined(compared, TOGETHER) if biases else compared
-        divergence = DISTANCES[distance](network, compared)
-        bench = Bench(network, space, schemes, biases=biases)
-        bench.calibrate(inputs_of(network, batches))
-        measured = bench.measure(divergence, inputs_of(network, compared))
+        bench = Bench(network, space, {Role.WEIGHT: weight, Role.ACTIVATION: activation}, biases=biases)
+        measured, unit = _measured(bench, network, batches, samples, DISTANCES[distance])
     return SensitivityTable(
         values=by_layer(space, _growth(measured)),
         method=distance,
-        unit=divergence.unit,
+        unit=unit,
         provenance=known,
         evaluations=len(measured) + 2 + biases,  # the float network, the calibration, and the means in float
         cpu_s=time.process_time() - start,
     )
+
+
+def _measured(
+    bench: Bench, network: Network, batches: Sequence[Any], samples: int, distance: type[Divergence]
+) -> tuple[dict[Setting | None, float], str]:
+    """Distances of all settings, and their unit."""
+    compared = first(batches, samples)
+    compared = joined(compared, TOGETHER) if bench.biases else compared
+    divergence = distance(network, compared)
+    bench.calibrate(inputs_of(network, batches))
+    return bench.measure(divergence, inputs_of(network, compared)), divergence.unit
 
 
 def _growth(measured: Mapping[Setting | None, float]) -> dict[Setting, float]:
