@@ -31,6 +31,7 @@ class Checkpoints:
         used = sum(file.stat().st_size for file in others)
         if used + len(state) > self.cap_bytes:
             return False
+        self.folder.mkdir(parents=True, exist_ok=True)  # users remove it to win space
         partial = self.path(number).with_suffix(".partial")
         with partial.open("wb") as file:
             file.write(state)

@@ -23,3 +23,11 @@ def test_their_sum_is_capped(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, 25)
     assert [checkpoints.save(number, b"x" * 10) for number in (1, 2, 3)] == [True, True, False]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1.safetensors", "2.safetensors"]
+
+
+def test_a_folder_that_was_removed_is_made_again(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "checkpoints", 100)
+    checkpoints.keep_only({1})
+    assert checkpoints.load(1) is None
+    assert checkpoints.save(1, b"x" * 10)
+    assert checkpoints.load(1) == b"x" * 10
