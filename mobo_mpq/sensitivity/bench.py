@@ -129,7 +129,6 @@ class Bench:
             self.slots[name] = Slot(quantizer, schemes[role], parameter).to(device_of(network))
             self._of_tensor[role, tensor] = name
             self.network.set_submodule(name, self.slots[name])
-        self.biases = biases
         self.means = _behind_layers(self.network) if biases else []
 
     def calibrate(self, batches: Iterable[Inputs]) -> None:

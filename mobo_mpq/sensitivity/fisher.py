@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import Any
-
-import torch
+from typing import Any, Unpack
 
 from mobo_mpq.graph import Network
-from mobo_mpq.quant.base import Role, Scheme
-from mobo_mpq.quant.transform import ACTIVATION, WEIGHT
-from mobo_mpq.sensitivity.assembly import by_layer, digests
-from mobo_mpq.sensitivity.bench import Bench
+from mobo_mpq.sensitivity.assembly import by_layer
 from mobo_mpq.sensitivity.derivatives import Derivatives, behaviour
-from mobo_mpq.sensitivity.samples import check_samples, enough, first, inputs_of, one_by_one
+from mobo_mpq.sensitivity.samples import one_by_one
+from mobo_mpq.sensitivity.source import How, Source
 from mobo_mpq.sensitivity.table import Provenance, SensitivityTable
 from mobo_mpq.space import SearchSpace
 from mobo_mpq.training.losses import Loss, default_loss
@@ -30,16 +26,11 @@ def provenance(
     space: SearchSpace,
     batches: Iterable[Any],
     *,
-    weight: Scheme = WEIGHT,
-    activation: Scheme = ACTIVATION,
-    samples: int | None = None,
     loss: Loss = default_loss,
+    **how: Unpack[How],
 ) -> Provenance:
     """Digests of what :func:`fisher` would measure, without measuring; arguments as there."""
-    batches = list(batches)
-    samples = enough(batches) if samples is None else samples
-    options = {"samples": samples, "loss": behaviour(network, loss, first(batches, samples))}
-    return digests((METHOD, VERSION), network, space, batches, (weight, activation), options)
+    return _provenance(Source.of(network, space, batches, **how), loss)
 
 
 def fisher(
@@ -47,10 +38,8 @@ def fisher(
     space: SearchSpace,
     batches: Iterable[Any],
     *,
-    weight: Scheme = WEIGHT,
-    activation: Scheme = ACTIVATION,
-    samples: int | None = None,
     loss: Loss = default_loss,
+    **how: Unpack[How],
 ) -> SensitivityTable:
     """``E[||g||^2] / n * ||Q_b(W) - W||^2`` for the ``n`` elements of each tensor, above that of its highest bits.
 
@@ -63,23 +52,22 @@ def fisher(
         PolicyError: when the space is of another network.
     """
     start = time.process_time()
-    batches = list(batches)
-    samples = enough(batches) if samples is None else samples
-    check_samples("fisher", batches, samples)
-    given: dict[str, Any] = {"weight": weight, "activation": activation, "samples": samples}
-    known = provenance(network, space, batches, **given, loss=loss)
-    bench = Bench(network, space, {Role.WEIGHT: weight, Role.ACTIVATION: activation})
-    with torch.no_grad():
-        bench.calibrate(inputs_of(network, batches))
-    derivatives = Derivatives(bench, loss)
+    source = Source.of(network, space, batches, **how)
+    source.check("fisher")
+    known = _provenance(source, loss)
+    derivatives = Derivatives(source.bench(), loss)
     return SensitivityTable(
-        values=by_layer(space, derivatives.settings(squared_gradients(derivatives, first(batches, samples)))),
+        values=by_layer(space, derivatives.settings(squared_gradients(derivatives, source.compared))),
         method=METHOD,
         unit="squared loss",
         provenance=known,
         evaluations=2,  # the calibration, and the gradients
         cpu_s=time.process_time() - start,
     )
+
+
+def _provenance(source: Source, loss: Loss) -> Provenance:
+    return source.provenance((METHOD, VERSION), loss=behaviour(source.network, loss, source.compared))
 
 
 def squared_gradients(derivatives: Derivatives, batches: Iterable[Any]) -> dict[str, float]:

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from mobo_mpq.graph import Network
-from mobo_mpq.quant.base import Role, Scheme
-from mobo_mpq.quant.transform import ACTIVATION, WEIGHT
 from mobo_mpq.seeding import derive
-from mobo_mpq.sensitivity.assembly import by_layer, digests
-from mobo_mpq.sensitivity.bench import Bench
+from mobo_mpq.sensitivity.assembly import by_layer
 from mobo_mpq.sensitivity.derivatives import Derivatives, behaviour, product
-from mobo_mpq.sensitivity.samples import check_samples, enough, first, inputs_of, size_of
+from mobo_mpq.sensitivity.samples import size_of
+from mobo_mpq.sensitivity.source import How, Source
 from mobo_mpq.sensitivity.table import Provenance, SensitivityTable
 from mobo_mpq.space import SearchSpace
 from mobo_mpq.training.losses import Loss, default_loss
@@ -37,17 +35,12 @@ def provenance(
     space: SearchSpace,
     batches: Iterable[Any],
     *,
-    weight: Scheme = WEIGHT,
-    activation: Scheme = ACTIVATION,
-    samples: int | None = None,
     loss: Loss = default_loss,
     draws: int = DRAWS,
+    **how: Unpack[How],
 ) -> Provenance:
     """Digests of what :func:`hessian` would measure, without measuring; arguments as there."""
-    batches = list(batches)
-    samples = enough(batches) if samples is None else samples
-    options = {"samples": samples, "draws": draws, "loss": behaviour(network, loss, first(batches, samples))}
-    return digests((METHOD, VERSION), network, space, batches, (weight, activation), options)
+    return _provenance(Source.of(network, space, batches, **how), loss, draws)
 
 
 def hessian(
@@ -55,11 +48,9 @@ def hessian(
     space: SearchSpace,
     batches: Iterable[Any],
     *,
-    weight: Scheme = WEIGHT,
-    activation: Scheme = ACTIVATION,
-    samples: int | None = None,
     loss: Loss = default_loss,
     draws: int = DRAWS,
+    **how: Unpack[How],
 ) -> SensitivityTable:
     """``Omega(b) = Tr(H) / n * ||Q_b(W) - W||^2`` of tensors of ``n`` elements, above that of their highest bits.
 
@@ -72,28 +63,20 @@ def hessian(
         network: in float; left as it is.
         space: of its policies.
         batches: as loaders yield them, with targets; all of them calibrate.
-        weight: scheme of the weights.
-        activation: scheme of the activations.
-        samples: the first of them, on which the loss is differentiated; as many as
-            :func:`~mobo_mpq.sensitivity.perturbation.perturb` compares when absent.
         loss: of the network's output and the target, a mean over samples.
         draws: random vectors for each batch.
+        **how: schemes, and the number of samples; see :class:`~mobo_mpq.sensitivity.source.How`.
 
     Raises:
         InputError: when there is no sample, no loss that can be differentiated twice, or something is not finite.
         PolicyError: when the space is of another network.
     """
     start = time.process_time()
-    batches = list(batches)
-    samples = enough(batches) if samples is None else samples
-    check_samples("hessian", batches, samples)
-    given: dict[str, Any] = {"weight": weight, "activation": activation, "samples": samples}
-    known = provenance(network, space, batches, **given, loss=loss, draws=draws)
-    bench = Bench(network, space, {Role.WEIGHT: weight, Role.ACTIVATION: activation})
-    with torch.no_grad():
-        bench.calibrate(inputs_of(network, batches))
-    derivatives = Derivatives(bench, loss)
-    traces = hutchinson(derivatives, first(batches, samples), draws)
+    source = Source.of(network, space, batches, **how)
+    source.check("hessian")
+    known = _provenance(source, loss, draws)
+    derivatives = Derivatives(source.bench(), loss)
+    traces = hutchinson(derivatives, source.compared, draws)
     return SensitivityTable(
         values=by_layer(space, derivatives.settings({name: max(trace, 0.0) for name, trace in traces.items()})),
         method=METHOD,
@@ -102,6 +85,10 @@ def hessian(
         evaluations=2 + draws,  # the calibration, a gradient, and a product with the Hessian for each draw
         cpu_s=time.process_time() - start,
     )
+
+
+def _provenance(source: Source, loss: Loss, draws: int) -> Provenance:
+    return source.provenance((METHOD, VERSION), draws=draws, loss=behaviour(source.network, loss, source.compared))
 
 
 def hutchinson(derivatives: Derivatives, batches: Iterable[Any], draws: int, seed: int = 0) -> dict[str, float]:

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Unpack
 
 import torch
 
 from mobo_mpq.errors import InputError
 from mobo_mpq.graph import Network
-from mobo_mpq.quant.base import Role, Scheme
-from mobo_mpq.quant.transform import ACTIVATION, WEIGHT
-from mobo_mpq.sensitivity.assembly import Setting, by_layer, digests
-from mobo_mpq.sensitivity.bench import Bench
-from mobo_mpq.sensitivity.samples import check_samples, enough, first, inputs_of, joined
+from mobo_mpq.sensitivity.assembly import Setting, by_layer
+from mobo_mpq.sensitivity.samples import inputs_of, joined
+from mobo_mpq.sensitivity.source import How, Source
 from mobo_mpq.sensitivity.sqnr import NoiseRatio
 from mobo_mpq.sensitivity.table import Provenance, SensitivityTable
 from mobo_mpq.space import SearchSpace
@@ -41,16 +39,12 @@ def provenance(
     space: SearchSpace,
     batches: Iterable[Any],
     *,
-    weight: Scheme = WEIGHT,
-    activation: Scheme = ACTIVATION,
-    samples: int | None = None,
     biases: bool = False,
     distance: str = METHOD,
+    **how: Unpack[How],
 ) -> Provenance:
     """Digests of what :func:`perturb` would measure, without measuring; arguments as there."""
-    batches = list(batches)
-    options = {"samples": enough(batches) if samples is None else samples, "biases": biases}
-    return digests((distance, VERSION), network, space, batches, (weight, activation), options)
+    return Source.of(network, space, batches, **how).provenance((distance, VERSION), biases=biases)
 
 
 def perturb(
@@ -58,11 +52,9 @@ def perturb(
     space: SearchSpace,
     batches: Iterable[Any],
     *,
-    weight: Scheme = WEIGHT,
-    activation: Scheme = ACTIVATION,
-    samples: int | None = None,
     biases: bool = False,
     distance: str = METHOD,
+    **how: Unpack[How],
 ) -> SensitivityTable:
     """Measure how far the outputs move when each variable of a space, alone, takes each of its choices.
 
@@ -78,48 +70,33 @@ def perturb(
         space: of its policies; one pass over the samples for each variable and each choice but the highest.
         batches: as loaders yield them, ``(inputs, target)`` or mappings: targets tell where the classes lie. All of
             them calibrate.
-        weight: scheme of the weights.
-        activation: scheme of the activations.
-        samples: the first of them, on which outputs are compared; when absent 128, or as many as hold 1024 predictions,
-            at least 16.
         biases: whether the means of every layer's outputs are corrected, as recipe ``ptq`` corrects them: here on the
             samples that are compared, in groups of 32 or more.
         distance: ``perturbation`` for the divergence, ``sqnr`` for noise over signal
             (:class:`~mobo_mpq.sensitivity.sqnr.NoiseRatio`), whatever the outputs are.
+        **how: schemes, and the number of samples; see :class:`~mobo_mpq.sensitivity.source.How`.
 
     Raises:
         InputError: when there is no batch, no sample, or no output that is finite.
         PolicyError: when the space is of another network.
     """
     start = time.process_time()
-    batches = list(batches)
-    samples = enough(batches) if samples is None else samples
-    check_samples("perturb", batches, samples)
-    known = provenance(
-        network, space, batches, weight=weight, activation=activation, samples=samples, biases=biases, distance=distance
-    )
+    source = Source.of(network, space, batches, **how)
+    source.check("perturb")
+    known = source.provenance((distance, VERSION), biases=biases)
+    bench = source.bench(biases=biases)
+    compared = joined(source.compared, TOGETHER) if biases else source.compared
     with torch.no_grad():
-        bench = Bench(network, space, {Role.WEIGHT: weight, Role.ACTIVATION: activation}, biases=biases)
-        measured, unit = _measured(bench, network, batches, samples, DISTANCES[distance])
+        divergence = DISTANCES[distance](network, compared)
+        measured = bench.measure(divergence, inputs_of(network, compared))
     return SensitivityTable(
         values=by_layer(space, _growth(measured)),
         method=distance,
-        unit=unit,
+        unit=divergence.unit,
         provenance=known,
         evaluations=len(measured) + 2 + biases,  # the float network, the calibration, and the means in float
         cpu_s=time.process_time() - start,
     )
-
-
-def _measured(
-    bench: Bench, network: Network, batches: Sequence[Any], samples: int, distance: type[Divergence]
-) -> tuple[dict[Setting | None, float], str]:
-    """Distances of all settings, and their unit."""
-    compared = first(batches, samples)
-    compared = joined(compared, TOGETHER) if bench.biases else compared
-    divergence = distance(network, compared)
-    bench.calibrate(inputs_of(network, batches))
-    return bench.measure(divergence, inputs_of(network, compared)), divergence.unit
 
 
 def _growth(measured: Mapping[Setting | None, float]) -> dict[Setting, float]:
