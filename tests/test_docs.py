@@ -145,7 +145,7 @@ def test_code_runs(
 def test_code_is_python(page: Path) -> None:
     for block in blocks(page):
         if block.info.startswith("python"):
-            compile(block.code, block.where, "exec")
+            assert compile(block.code, block.where, "exec").co_filename == block.where
 
 
 def test_documents_of_the_pages_are_taken(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from mobo_mpq.workflows.flags import (
     TieOption,
     TrackingOption,
     WeightBitsOption,
+    settings,
 )
 from mobo_mpq.workflows.profile_commands import profile_app
 
@@ -94,16 +95,11 @@ def search(
     from mobo_mpq.workflows.dry_run import show_dry_run
     from mobo_mpq.workflows.search import search as run
 
-    flags: dict[str, Any] = dict(
-        task=task, target=target, objectives=objectives, recipe=recipe, epochs=epochs, strategy=strategy
-    )
-    flags |= dict(trials=trials, seed=seed, name=name, weight_bits=weight_bits, activation_bits=activation_bits)
-    flags |= dict(pin=pin or None, tie=tie or None, budget=budget or None)
-    flags |= dict(futility=futility or None, sensitivity=sensitivity, sensitivity_kind=sensitivity_kind)
-    flags |= dict(worst_quality=worst_quality, concurrency=concurrency, gpus_per_trial=gpus_per_trial)
-    values = StudyConfig.read(study) if study else {}
-    StudyConfig.parse(values, source=str(study or ""))
-    values |= {key: value for key, value in flags.items() if value is not None}
+    flags: dict[str, Any] = dict(task=task, target=target, objectives=objectives, recipe=recipe, epochs=epochs)
+    flags |= dict(strategy=strategy, trials=trials, seed=seed, name=name, weight_bits=weight_bits)
+    flags |= dict(activation_bits=activation_bits, pin=pin, tie=tie, budget=budget, futility=futility or None)
+    flags |= dict(sensitivity=sensitivity, sensitivity_kind=sensitivity_kind, worst_quality=worst_quality)
+    values = settings(study, **flags, concurrency=concurrency, gpus_per_trial=gpus_per_trial)
     if dry_run:
         show_dry_run(StudyConfig.parse(values), as_json)
         return
@@ -129,9 +125,9 @@ def sensitivity(
     from mobo_mpq.config import StudyConfig
     from mobo_mpq.workflows.sensitivity_command import show_sensitivity
 
-    given: dict[str, Any] = dict(task=task, target=target, sensitivity_kind=kind, weight_bits=weight_bits)
-    given |= dict(activation_bits=activation_bits, pin=pin or None, tie=tie or None)
-    show_sensitivity(StudyConfig.parse({k: v for k, v in given.items() if v is not None}), out, as_json)
+    bits: dict[str, Any] = dict(weight_bits=weight_bits, activation_bits=activation_bits)
+    given = settings(None, task=task, target=target, sensitivity_kind=kind, pin=pin, tie=tie, **bits)
+    show_sensitivity(StudyConfig.parse(given), out, as_json)
 
 
 @app.command()

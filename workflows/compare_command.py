@@ -20,6 +20,7 @@ from mobo_mpq.workflows.flags import (
     TieOption,
     TrackingOption,
     WeightBitsOption,
+    settings,
 )
 
 
@@ -54,7 +55,6 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Run several strategies on equal terms, with several seeds each, and show what each found at which cost."""
-    from mobo_mpq.config import StudyConfig
     from mobo_mpq.workflows.comparing import compare as run
     from mobo_mpq.workflows.comparison import comparison_document, comparison_table
     from mobo_mpq.workflows.comparison_plot import check_name, plot_comparison
@@ -64,13 +64,9 @@ def compare(
         check_name(out)
     flags: dict[str, Any] = dict(task=task, target=target, objectives=objectives, recipe=recipe, epochs=epochs)
     flags |= dict(trials=trials, seed=seed, name=name, weight_bits=weight_bits, activation_bits=activation_bits)
-    flags |= dict(pin=pin or None, tie=tie or None, budget=budget or None)
-    flags |= dict(worst_quality=worst_quality, concurrency=concurrency)
-    values = StudyConfig.read(study) if study else {}
-    StudyConfig.parse(values, source=str(study or ""))
-    values |= {key: value for key, value in flags.items() if value is not None}
+    flags |= dict(pin=pin, tie=tie, budget=budget, worst_quality=worst_quality, concurrency=concurrency)
     where: dict[str, Any] = dict(home=home, runner=runner, address=address, tracking_uri=tracking_uri)
-    comparison = run(strategies, seeds, **where, **values)
+    comparison = run(strategies, seeds, **where, **settings(study, **flags))
     if as_json:
         print(dump(comparison_document(comparison)))
     else:

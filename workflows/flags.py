@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,3 +24,17 @@ WeightBitsOption = Annotated[str | None, typer.Option(metavar="2,4,8", help="Cho
 ActivationBitsOption = Annotated[str | None, typer.Option(metavar="2,4,8", help="Choices for inputs. [2,4,8]")]
 PinOption = Annotated[list[str] | None, typer.Option(metavar="LAYER=W/A", help="Bits that are not searched.")]
 TieOption = Annotated[list[str] | None, typer.Option(metavar="LAYER,LAYER", help="Layers with the same bits.")]
+
+
+def settings(study: Path | None, **flags: Any) -> dict[str, Any]:
+    """What a study file says, and over it the flags that were given.
+
+    Raises:
+        InputError: when the file cannot be read, or is malformed by itself.
+    """
+    from mobo_mpq.config import StudyConfig
+
+    values = StudyConfig.read(study) if study else {}
+    StudyConfig.parse(values, source=str(study or ""))
+    # an option that may be repeated is an empty list when it is not given
+    return values | {key: value for key, value in flags.items() if value is not None and value != []}

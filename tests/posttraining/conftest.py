@@ -48,3 +48,21 @@ def network(batches: list[Tensor]) -> Network:
         for x in batches * 10:
             model(x)
     return Network.from_model(model.eval(), batches[0])
+
+
+class Twice(nn.Module):
+    """One layer, called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(torch.relu(self.layer(x)))
+        return y
+
+
+@pytest.fixture
+def twice() -> nn.Module:
+    """One weight and one bias, of two layers."""
+    return Twice()

@@ -63,21 +63,9 @@ def test_biases_are_attached_where_there_were_none(network: Network, batches: li
     assert len(dict(made.named_parameters())) == len(had) + 2
 
 
-class Twice(nn.Module):
-    """One layer, called twice."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(3, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.layer(torch.relu(self.layer(x)))
-        return y
-
-
-def test_a_bias_of_two_calls_is_left_alone() -> None:
+def test_a_bias_of_two_calls_is_left_alone(twice: nn.Module) -> None:
     x = torch.rand(8, 3, generator=torch.Generator().manual_seed(0))
-    network = Network.from_model(Twice(), x)
+    network = Network.from_model(twice, x)
     made = quantized(network, [x])
     before = made.get_parameter("layer.bias").clone()
     corrected(made, network, [x])

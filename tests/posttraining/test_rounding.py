@@ -91,22 +91,15 @@ def test_the_same_seed_rounds_alike(network: Network, batches: list[Tensor]) -> 
     assert any(not torch.equal(states[0][name], states[2][name]) for name in states[0])
 
 
-def test_shared_weights_and_float_ones_are_left_alone(batches: list[Tensor], network: Network) -> None:
+def test_shared_weights_and_float_ones_are_left_alone(
+    batches: list[Tensor], network: Network, twice: nn.Module
+) -> None:
     floating = apply_policy(network, Policy.uniform(network.layers, 32, 8))
     calibrate(floating, batches)
     assert not any(round_adaptively(layer, Rounding(steps=2)) for layer in layers_in_turn(floating, network, batches))
 
-    class Twice(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = nn.Linear(3, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            y: Tensor = self.layer(torch.relu(self.layer(x)))
-            return y
-
     x = torch.rand(8, 3)
-    shared = Network.from_model(Twice(), x)
+    shared = Network.from_model(twice, x)
     tied = apply_policy(shared, Policy.uniform(shared.layers, 2, 8))
     calibrate(tied, [x])
     assert not any(round_adaptively(layer, Rounding(steps=2)) for layer in layers_in_turn(tied, shared, [x]))

@@ -4,13 +4,11 @@ import pytest
 import torch
 
 from mobo_mpq.errors import InputError
-from mobo_mpq.graph import Network
 from mobo_mpq.objectives.hardware import load_target
 from mobo_mpq.objectives.size import BopsModel, SizeModel
-from mobo_mpq.objectives.tasks import LoadedTask, load_task
+from mobo_mpq.objectives.tasks import LoadedTask
 from mobo_mpq.policy import LayerBits, Policy
 from mobo_mpq.quant.multipoint import extra_points, points_of, widened
-from mobo_mpq.training.data import first_inputs
 from mobo_mpq.training.recipes import (
     RecipeCost,
     TrainingContext,
@@ -21,17 +19,6 @@ from mobo_mpq.training.recipes import (
     run_recipe,
 )
 from mobo_mpq.trial import Recipe
-
-
-@pytest.fixture(scope="module")
-def digits() -> LoadedTask:
-    return load_task("digits")
-
-
-@pytest.fixture(scope="module")
-def context(digits: LoadedTask) -> TrainingContext:
-    calibration = first_inputs(digits.train, 4, seed=0)
-    return TrainingContext(Network.from_model(digits.model(), calibration[0]), digits.train, digits.loss, calibration)
 
 
 def uniform(context: TrainingContext, bits: int) -> Policy:
