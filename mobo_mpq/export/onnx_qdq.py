@@ -24,7 +24,7 @@ from mobo_mpq.export.policy_json import PolicyDocument
 from mobo_mpq.export.wide import widen
 from mobo_mpq.folding import tensor_of
 from mobo_mpq.graph import Example, call
-from mobo_mpq.quant.base import Quantizer, Role
+from mobo_mpq.quant.base import Quantizer, Role, TensorQuantizer
 from mobo_mpq.quant.multipoint import MultipointQuantizer, points_of
 from mobo_mpq.quant.transform import QuantizedNetwork, quantizers
 from mobo_mpq.quiet import quiet
@@ -92,7 +92,7 @@ def lower(network: QuantizedNetwork) -> GraphModule:
     """A copy on the CPU in which carriers stand for the quantizers.
 
     Raises:
-        InputError: when a quantizer has seen no data yet.
+        InputError: when a quantizer has seen no data yet, or its levels are no even grid.
     """
     lowered = copy.deepcopy(network).cpu()
     for name, quantizer in quantizers(lowered).items():
@@ -108,7 +108,7 @@ def lower(network: QuantizedNetwork) -> GraphModule:
     return lowered
 
 
-def _check_calibrated(quantizer: Quantizer) -> None:
+def _check_calibrated(quantizer: TensorQuantizer) -> None:
     site = quantizer.site
     assert site is not None  # apply_policy gives every quantizer its site
     if not quantizer.calibrated:
@@ -118,9 +118,14 @@ def _check_calibrated(quantizer: Quantizer) -> None:
         )
 
 
-def _carrier(network: GraphModule, quantizer: Quantizer) -> ActivationCarrier | WeightCarrier:
+def _carrier(network: GraphModule, quantizer: TensorQuantizer) -> ActivationCarrier | WeightCarrier:
     site = quantizer.site
     assert site is not None  # apply_policy gives every quantizer its site
+    if not isinstance(quantizer, Quantizer):
+        raise InputError(
+            f"the levels of the {site.role} quantizer of '{site.tensor}' are no even grid, and ONNX knows no other; "
+            "choose '--format policy', or a recipe with even grids such as 'qat'"
+        )
     if site.role is Role.ACTIVATION:
         return ActivationCarrier(quantizer.qparams())
     return WeightCarrier(quantizer.qparams(), tensor_of(network, site.tensor))

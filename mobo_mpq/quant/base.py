@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -69,14 +70,15 @@ class Site:
     axis: int | None = None
 
 
-class Quantizer(nn.Module, ABC):
-    """Fake quantizer of one tensor.
+class TensorQuantizer(nn.Module, ABC):
+    """What sits on one tensor and gives it fewer distinct values.
 
-    Contract, bit for bit: ``forward(x) == scale * (integers(x) - zero_point)`` with those of :meth:`qparams`.
+    Between :meth:`start_observing` and :meth:`stop_observing` it looks at the tensor and passes it on. Its parameters
+    and floating buffers are NaN until it is calibrated.
 
     Args:
         bits: 2 to 8.
-        axis: channel axis, None for one scale per tensor.
+        axis: channel axis, None for one grid per tensor.
     """
 
     site: Site | None = None
@@ -88,20 +90,12 @@ class Quantizer(nn.Module, ABC):
         self._observer: Observer | None = None
 
     @abstractmethod
-    def qparams(self) -> QParams:
-        """The grid as it is now."""
-
-    @abstractmethod
     def quantize(self, x: Tensor) -> Tensor:
         """The quantized ``x``, differentiable."""
 
     @abstractmethod
     def fit(self, observer: Observer) -> None:
-        """Choose the grid for the data that ``observer`` has seen."""
-
-    def integers(self, x: Tensor) -> Tensor:
-        """The integers that stand for ``x``, in x's floating type."""
-        return self.qparams().quantize(x)
+        """Choose the values for the data that ``observer`` has seen."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``, or, between :meth:`start_observing` and :meth:`stop_observing`, look at it and pass it on.
@@ -118,7 +112,7 @@ class Quantizer(nn.Module, ABC):
         return self.quantize(x)
 
     def calibrate(self, x: Tensor) -> None:
-        """Choose the grid for ``x`` alone."""
+        """Choose the values for ``x`` alone."""
         observer = Observer(self.axis)
         observer.observe(x)
         self.fit(observer)
@@ -129,7 +123,7 @@ class Quantizer(nn.Module, ABC):
         self._observer = Observer(self.axis)
 
     def stop_observing(self, *, fit: bool = True) -> None:
-        """Choose the grid for what was seen since :meth:`start_observing`; ``fit=False`` forgets it."""
+        """Choose the values for what was seen since :meth:`start_observing`; ``fit=False`` forgets it."""
         observer, self._observer = self._observer, None
         if fit and observer is not None:
             self.fit(observer)
@@ -137,11 +131,27 @@ class Quantizer(nn.Module, ABC):
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        self.calibrated = bool(torch.isfinite(self.qparams().scale).all())
+        tensors = itertools.chain(self.parameters(), self.buffers())
+        self.calibrated = all(bool(torch.isfinite(t).all()) for t in tensors if t.is_floating_point())
 
     def extra_repr(self) -> str:
         """Bits and axis."""
         return f"bits={self.bits}, axis={self.axis}"
+
+
+class Quantizer(TensorQuantizer):
+    """Fake quantizer with an even grid, which is what devices compute with.
+
+    Contract, bit for bit: ``forward(x) == scale * (integers(x) - zero_point)`` with those of :meth:`qparams`.
+    """
+
+    @abstractmethod
+    def qparams(self) -> QParams:
+        """The grid as it is now."""
+
+    def integers(self, x: Tensor) -> Tensor:
+        """The integers that stand for ``x``, in x's floating type."""
+        return self.qparams().quantize(x)
 
 
 @dataclass(frozen=True)
@@ -155,7 +165,7 @@ class Scheme(ABC):
     version: ClassVar[int] = 1
 
     @abstractmethod
-    def build(self, bits: int, shape: Sequence[int], axis: int | None) -> Quantizer:
+    def build(self, bits: int, shape: Sequence[int], axis: int | None) -> TensorQuantizer:
         """A quantizer for a tensor of ``shape`` whose channels lie along ``axis``; see :func:`build_quantizer`."""
 
 
@@ -217,7 +227,7 @@ def scheme_from_dict(document: Mapping[str, Any]) -> Scheme:
 
 def build_quantizer(
     scheme: Scheme, bits: int, *, shape: Sequence[int] = (), axis: int | None = None
-) -> Quantizer | None:
+) -> TensorQuantizer | None:
     """The quantizer of one tensor; None at 16 and 32 bits, which leave it as it is.
 
     Args:

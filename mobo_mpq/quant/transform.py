@@ -16,7 +16,7 @@ from mobo_mpq.errors import InputError, PolicyError
 from mobo_mpq.folding import tensor_of
 from mobo_mpq.graph import Example, Network, call
 from mobo_mpq.policy import LayerBits, Policy
-from mobo_mpq.quant.base import Quantizer, Role, Scheme, Site, build_quantizer
+from mobo_mpq.quant.base import Role, Scheme, Site, TensorQuantizer, build_quantizer
 from mobo_mpq.quant.uniform import UniformScheme
 
 WEIGHT = UniformScheme(symmetric=True, per_channel=True, observer="mse")
@@ -99,11 +99,11 @@ def check_policy(network: Network, policy: Mapping[str, LayerBits]) -> None:
                 )
 
 
-def quantizers(network: nn.Module) -> dict[str, Quantizer]:
+def quantizers(network: nn.Module) -> dict[str, TensorQuantizer]:
     """Every quantizer of a network, by the name of its module, which is the target of its node in the graph."""
-    found: dict[str, Quantizer] = {}
+    found: dict[str, TensorQuantizer] = {}
     for name, module in network.named_modules():
-        if isinstance(module, Quantizer) and name.rpartition(".")[0] not in found:  # parts of one are none
+        if isinstance(module, TensorQuantizer) and name.rpartition(".")[0] not in found:  # parts of one are none
             found[name] = module
     return found
 
@@ -210,7 +210,7 @@ def _quantize_activations(network: QuantizedNetwork, policy: Mapping[str, LayerB
             _insert(network, nodes[name], quantizer.to(device))
 
 
-def _insert(network: QuantizedNetwork, node: Node, quantizer: Quantizer) -> None:
+def _insert(network: QuantizedNetwork, node: Node, quantizer: TensorQuantizer) -> None:
     """Put a quantizer on a node's result, for all its readers."""
     site = cast(Site, quantizer.site)
     target = f"quantizers.{site.role}/{site.tensor.replace('.', '/')}"

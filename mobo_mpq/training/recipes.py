@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -50,12 +50,14 @@ class Job:
         context: float network and data.
         seed: of the trial.
         probe: looks at the network early in its fine-tune; recipes that train nothing ignore it.
+        details: where the recipe writes down numbers about its training.
     """
 
     recipe: Recipe
     context: TrainingContext
     seed: int
     probe: Probe | None = None
+    details: dict[str, float] = field(default_factory=dict)
 
 
 Options = TypeVar("Options")
@@ -187,7 +189,13 @@ def adds_points(kind: str) -> bool:
 
 
 def run_recipe(
-    recipe: Recipe, context: TrainingContext, policy: Policy, *, seed: int, probe: Probe | None = None
+    recipe: Recipe,
+    context: TrainingContext,
+    policy: Policy,
+    *,
+    seed: int,
+    probe: Probe | None = None,
+    details: dict[str, float] | None = None,
 ) -> QuantizedNetwork:
     """Quantize, and train where the recipe says so.
 
@@ -200,6 +208,7 @@ def run_recipe(
         policy: bits of every layer.
         seed: of the trial.
         probe: looks at the network after a quarter of its fine-tune, where there is one; what it raises is raised here.
+        details: gets the numbers that the recipe tells about its training.
 
     Raises:
         UnknownName: for an unknown recipe, or an option that it does not take.
@@ -211,7 +220,8 @@ def run_recipe(
     method = _method(recipe.kind)
     with isolated(derive(seed, "recipe", recipe.kind)):
         network = apply_uncalibrated(context, policy, recipe)
-        method.run(method.options(recipe), Job(recipe, context, seed, probe), network)
+        job = Job(recipe, context, seed, probe, {} if details is None else details)
+        method.run(method.options(recipe), job, network)
     return network.requires_grad_(False)
 
 
@@ -236,13 +246,22 @@ def check_recipe(recipe: Recipe) -> None:
         InputError: for epochs below 0, a share of the data outside (0, 1], or an option of a wrong value.
     """
     method = _method(recipe.kind)
+    check_extent(recipe)
+    method.options(recipe)
+
+
+def check_extent(recipe: Recipe) -> None:
+    """Whether epochs and share of the data make sense.
+
+    Raises:
+        InputError: for epochs below 0, or a share of the data outside (0, 1].
+    """
     if not 0.0 <= recipe.epochs < float("inf"):
         raise InputError(f"recipe '{recipe.kind}' has epochs {recipe.epochs!r}; expected 0 or more")
     if not 0.0 < recipe.train_fraction <= 1.0:
         raise InputError(
             f"recipe '{recipe.kind}' has train_fraction {recipe.train_fraction!r}; expected more than 0, at most 1"
         )
-    method.options(recipe)
 
 
 def calibrated(network: QuantizedNetwork, context: TrainingContext) -> list[Inputs]:

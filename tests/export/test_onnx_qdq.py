@@ -22,7 +22,7 @@ from mobo_mpq.graph import Network
 from mobo_mpq.layers import OpKind
 from mobo_mpq.policy import Policy
 from mobo_mpq.quant import LsqScheme, UniformScheme, apply_policy, calibrate, quantizers
-from mobo_mpq.quant.base import Role, build_quantizer
+from mobo_mpq.quant.base import Role, TensorQuantizer, build_quantizer
 
 
 class Residual(nn.Module):
@@ -293,6 +293,26 @@ def test_an_uncalibrated_network_is_refused(tmp_path, networks):
         export_onnx(fresh, inputs(2), tmp_path / "model.onnx")
     with pytest.raises(InputError):
         lower(fresh)
+
+
+class Halves(TensorQuantizer):
+    """Levels that are no even grid: 0 and the powers of two."""
+
+    def quantize(self, x):
+        return torch.where(x == 0, x, x.sign() * torch.exp2(torch.log2(x.abs()).round()))
+
+    def fit(self, observer):
+        """Has nothing to choose."""
+
+
+def test_levels_that_are_no_even_grid_are_refused(networks):
+    network, _ = quantized(networks, "conv", "W8A8")
+    name, quantizer = next(item for item in quantizers(network).items() if item[1].site.role is Role.WEIGHT)
+    uneven = Halves(4)
+    uneven.site, uneven.calibrated = quantizer.site, True
+    network.set_submodule(name, uneven)
+    with pytest.raises(InputError, match="levels of the weight quantizer of '.*' are no even grid.*'--format policy'"):
+        lower(network)
 
 
 def test_a_file_that_cannot_be_written(tmp_path, networks):

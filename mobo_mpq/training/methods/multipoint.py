@@ -11,7 +11,7 @@ from mobo_mpq.policy import LayerBits
 from mobo_mpq.posttraining.biases import correct_bias
 from mobo_mpq.posttraining.layerwise import attach_biases, layers_in_turn
 from mobo_mpq.posttraining.points import add_points
-from mobo_mpq.quant.base import Role, Scheme
+from mobo_mpq.quant.base import Quantizer, Role, Scheme
 from mobo_mpq.quant.multipoint import MultipointQuantizer, extra_points, widened
 from mobo_mpq.quant.transform import ACTIVATION, WEIGHT, QuantizedNetwork, quantizers
 from mobo_mpq.training.recipes import Job, Method, calibrated, parsed, register_recipe
@@ -73,7 +73,7 @@ class Multipoint(Method[Points]):
         specs = {layer.name: layer for layer in network.layers}
         for name, quantizer in quantizers(network).items():
             assert quantizer.site is not None, "apply_policy says where each sits"
-            if quantizer.site.role is Role.WEIGHT:
+            if quantizer.site.role is Role.WEIGHT and isinstance(quantizer, Quantizer):
                 extra = extra_points(specs[quantizer.site.layers[0]], quantizer.bits, options.extra)
                 weight = tensor_of(network, quantizer.site.tensor)
                 if extra:
