@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mobo_mpq.binary_programme import FEASIBILITY, Budget, Link, solve
 from mobo_mpq.errors import InfeasibleBudget, InputError
+from mobo_mpq.pairwise import Ends, PairwiseSum, linear
 from mobo_mpq.policy import Policy
 from mobo_mpq.space import SearchSpace
 
@@ -27,6 +28,7 @@ def allocate(
     costs: Mapping[str, ArrayLike],
     budgets: Mapping[str, float],
     groups: Sequence[Sequence[int]] | None = None,
+    interactions: Mapping[tuple[int, int], ArrayLike] | None = None,
 ) -> NDArray[np.intp]:  # layers
     """The options, one per layer, of least total sensitivity that keep every budget.
 
@@ -35,9 +37,11 @@ def allocate(
         costs: name -> ``layers x options``.
         budgets: name -> largest total cost, kept to 1e-9 relative.
         groups: lists of layer indices that must take the same option.
+        interactions: two layers -> ``options of the first x options of the second``: what both together add to the sum
+            of their sensitivities (CLADO, Deng et al., arXiv 2307.05657). Exact too, and for dozens of layers.
 
     Raises:
-        InputError: when shapes disagree, or a budget has no cost table.
+        InputError: when shapes disagree, a budget has no cost table, or an interaction is not one of two layers.
         InfeasibleBudget: names the budget, the cheapest possible value, and the one asked for.
     """
     loss = _table("sensitivity", sensitivity, None)
@@ -49,7 +53,23 @@ def allocate(
             raise InputError(f"budget '{name}' is not a number; expected the largest total cost")
     links: list[Link] = [(_members(group, len(loss)), range(loss.shape[1])) for group in groups or ()]
     limits = {name: (tables[name], float(limit)) for name, limit in budgets.items()}
-    return _best(loss, limits, links)
+    if not interactions:
+        return _best(loss, limits, links)
+    pairs = {ends: _interaction(ends, table, loss.shape) for ends, table in interactions.items()}
+    plain = [(PairwiseSum(table), limit) for table, limit in limits.values()]
+    chosen = least_pairwise(PairwiseSum(loss, pairs), plain, links)
+    if chosen is None:
+        check_budgets(limits, links)
+    return _required(chosen)
+
+
+def least_pairwise(
+    objective: PairwiseSum, budgets: Sequence[tuple[PairwiseSum, float]], links: Sequence[Link] = ()
+) -> NDArray[np.intp] | None:  # layers
+    """The options, one per layer, of the least sum over layers and pairs that keep every budget; None without any."""
+    chosen = _within_budgets(*linear(objective, budgets, links))
+    options = objective.layers.shape[1]
+    return None if chosen is None else np.asarray(chosen[: len(objective.layers)] // options, dtype=np.intp)
 
 
 def cheapest(space: SearchSpace, table: NDArray[np.float64], budgets: Mapping[str, Budget] | None = None) -> Policy:
@@ -149,6 +169,16 @@ def _members(group: Sequence[int], layers: int) -> list[int]:
         if not 0 <= member < layers:
             raise InputError(f"group {list(group)} names layer {member}; expected indices from 0 to {layers - 1}")
     return list(group)
+
+
+def _interaction(ends: Ends, table: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """What two layers add together, checked."""
+    layers, options = shape
+    if len(set(ends)) != 2 or not all(0 <= end < layers for end in ends):
+        raise InputError(
+            f"interaction {tuple(ends)} is not one of two layers; expected two different indices from 0 to {layers - 1}"
+        )
+    return _table(f"interactions[{ends[0]}, {ends[1]}]", table, (options, options))
 
 
 def _total(table: NDArray[np.float64], chosen: NDArray[np.intp]) -> float:

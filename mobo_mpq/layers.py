@@ -84,6 +84,17 @@ class LayerSpec:
         return self.weight_group or self.name
 
 
+def readers(layers: Sequence[LayerSpec]) -> tuple[str, ...]:
+    """Of each layer, one whose activation bits its output is stored with; ``""`` where it stays in float.
+
+    Of layers made by hand, each is read by the next.
+    """
+    following = (*(layer.name for layer in layers[1:]), "")
+    return tuple(
+        layer.reader or ("" if layer.input_tensor else after) for layer, after in zip(layers, following, strict=True)
+    )
+
+
 _OF_MEMORY = ("reader", "reused", "held")
 
 

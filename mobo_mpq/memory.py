@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from mobo_mpq.errors import InputError
-from mobo_mpq.layers import LayerSpec, OpKind
+from mobo_mpq.layers import LayerSpec, OpKind, readers
 from mobo_mpq.policy import LayerBits
 
 FLOAT_BITS = 32
@@ -42,16 +42,15 @@ def peak_activation_bytes(
     for layer in layers:
         if layer.name not in policy:
             raise InputError(f"the policy lacks layer '{layer.name}'; expected a policy of the same network")
-    following: Sequence[LayerSpec | None] = (*layers[1:], None)
     return max(
-        _bits_alive(layer, after, policy, in_place_depthwise, shortcuts)
-        for layer, after in zip(layers, following, strict=True)
+        _bits_alive(layer, reader, policy, in_place_depthwise, shortcuts)
+        for layer, reader in zip(layers, readers(layers), strict=True)
     ) / 8  # fmt: skip
 
 
 def _bits_alive(
     layer: LayerSpec,
-    after: LayerSpec | None,
+    reader: str,
     policy: Mapping[str, LayerBits | tuple[int, int]],
     in_place: bool,
     shortcuts: bool,
@@ -59,8 +58,6 @@ def _bits_alive(
     def stored(reader: str, elements: int) -> int:
         return elements * (policy[reader][1] if reader in policy else FLOAT_BITS)
 
-    traced = bool(layer.input_tensor)
-    reader = layer.reader if traced or after is None else after.name
     before = math.prod(layer.input_shape) * policy[layer.name][1]
     result = stored(reader, math.prod(layer.output_shape))
     waiting = sum(stored(name, elements) for name, elements in layer.held) if shortcuts else 0

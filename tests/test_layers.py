@@ -3,7 +3,7 @@ from dataclasses import asdict
 
 import pytest
 
-from mobo_mpq.layers import LayerSpec, OpKind, architecture_digest
+from mobo_mpq.layers import LayerSpec, OpKind, architecture_digest, readers
 
 
 def test_macs_and_weights_of_a_convolution() -> None:
@@ -54,3 +54,10 @@ def test_the_digest_tells_architectures_apart() -> None:
     other = [*layers[:1], LayerSpec("b", OpKind.LINEAR, (4, 4), (4,), (4,), activation_group="tie")]
     assert architecture_digest(layers) == architecture_digest(list(layers))
     assert len({architecture_digest(layers), architecture_digest(layers[::-1]), architecture_digest(other)}) == 3
+
+
+def test_who_reads_an_output() -> None:
+    by_hand = [LayerSpec(name, OpKind.LINEAR, (4, 4), (4,), (4,)) for name in "abc"]
+    assert readers(by_hand) == ("b", "c", "")
+    traced = [LayerSpec(name, OpKind.LINEAR, (4, 4), (4,), (4,), input_tensor=name, reader="c") for name in "ab"]
+    assert readers([*traced, LayerSpec("c", OpKind.LINEAR, (4, 4), (4,), (4,), input_tensor="c")]) == ("c", "c", "")

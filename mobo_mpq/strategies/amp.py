@@ -6,11 +6,12 @@ Quantization", arXiv 2302.05397. ``docs/methods/amp.md`` says what is done diffe
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,28 +19,37 @@ from mobo_mpq.engine.designs import van_der_corput
 from mobo_mpq.errors import InputError, UnknownName
 from mobo_mpq.policy import Policy
 from mobo_mpq.problem import Problem
+from mobo_mpq.strategies.amp_conversions import PRICES, SHARES, Phase3
 from mobo_mpq.strategies.amp_curve import phase_1, phase_2
 from mobo_mpq.strategies.amp_search import SEARCHES, follow, phase_2_search
 from mobo_mpq.strategies.base import Strategy
 from mobo_mpq.trial import Proposal, TrialState
 
 CURVE = "curve"
+OFF = "off"
+_NEAREST = 16
+"""Points of the curve that phase 3 tries in one proposal: every programme takes some milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class AmpOptions:
-    """How phase 2 walks along its list.
+    """How phase 2 walks along its list, and whether phase 3 follows.
 
     Attributes:
         search: ``curve``: all of it, evenly; ``binary``, ``interpolation`` or ``brute``: for the last point whose
             quality is within ``drop``.
         drop: of the quality below the float model's, in the metric's own unit; searches alone take it, and need it.
+        conversions: what phase 3 takes a conversion between activations of different widths to cost: ``count`` or
+            ``elements``; ``off`` leaves phase 3 out.
     """
 
     search: str = CURVE
     drop: float | None = None
+    conversions: str = OFF
 
     def __post_init__(self) -> None:
+        if self.conversions not in (OFF, *PRICES):
+            raise UnknownName("value of option 'conversions' of strategy 'amp'", self.conversions, (OFF, *PRICES))
         if self.search not in (CURVE, *SEARCHES):
             raise UnknownName("value of option 'search' of strategy 'amp'", self.search, (CURVE, *SEARCHES))
         if self.search == CURVE and self.drop is not None:
@@ -54,8 +64,17 @@ class AmpOptions:
             )
 
 
+class _Progress(NamedTuple):
+    """Of a search: the point that it wants to know, the one that it found, and the open interval that it looks at."""
+
+    wanted: int | None
+    found: int | None
+    low: int
+    high: int
+
+
 class Amp(Strategy):
-    """Evaluates points of the list of phase 2.
+    """Evaluates points of the list of phase 2, and what phase 3 makes of them.
 
     Raises:
         InputError: when the problem has no sensitivities.
@@ -67,13 +86,47 @@ class Amp(Strategy):
     def __init__(self, problem: Problem, *, seed: int, options: AmpOptions | None = None) -> None:
         super().__init__(problem, seed=seed, options=options)
         self.points = phase_2(problem, phase_1(problem))
+        self._programmes: dict[int, Phase3] = {}
+        self._converted: dict[tuple[int, float], Policy] = {}
 
     def propose(self, n: int) -> list[Proposal]:
-        """What the search wants to know next; where it waits for a trial, or has ended, the next point of the curve."""
-        wanted, low, high = self._search()
-        members = (self.problem.space.to_policies(self.points[index])[0] for index in self._order(wanted, low, high))
-        policy = self.fresh(members, self.rng(self.number))
-        return [] if policy is None else [Proposal(policy, "amp")]
+        """What the search wants to know next; where it waits for a trial, or has ended, the next point of the curve.
+
+        With phase 3, a search is followed by what that makes of the point found; of the whole curve, every other trial
+        is made of the nearest point.
+        """
+        origins: dict[Policy, str] = {}
+
+        def candidates() -> Iterator[Policy]:
+            for policy, origin in self._candidates():
+                origins.setdefault(policy, origin)
+                yield policy
+
+        policy = self.fresh(candidates(), self.rng(self.number))
+        return [] if policy is None else [Proposal(policy, origins.get(policy, "amp"))]
+
+    def _candidates(self) -> Iterator[tuple[Policy, str]]:
+        """Policies and their origins, the most useful first."""
+        progress, number = self._search(), self.number
+        if self.options.conversions != OFF and progress.found is not None:
+            yield from self._with_fewer_conversions([progress.found], 0)
+        elif self.options.conversions != OFF and self.options.search == CURVE:
+            number, second = (self.number + 1) // 2, self.number % 2 == 0
+            if second:
+                yield from self._with_fewer_conversions(self._order(progress, number), number)
+        for index in self._order(progress, number):
+            yield self._policies[index], "amp"
+
+    def _with_fewer_conversions(self, points: Iterable[int], first: int) -> Iterator[tuple[Policy, str]]:
+        """What phase 3 makes of the nearest points, with every share of their conversions, from one of them on."""
+        shares = [SHARES[(first + i) % len(SHARES)] for i in range(len(SHARES))]
+        for index, share in itertools.product(itertools.islice(points, _NEAREST), shares):
+            if (index, share) not in self._converted:
+                self._programmes.setdefault(index, Phase3(self.problem, self.points[index], self.options.conversions))
+                levels = self._programmes[index].solve(share)
+                self._converted[index, share] = self.problem.space.to_policies(levels)[0]
+            if self._converted[index, share] not in self._index:
+                yield self._converted[index, share], "amp-conversions"
 
     def diagnosis(self) -> dict[str, Any]:
         """What the search has found so far; empty for the whole curve."""
@@ -93,31 +146,31 @@ class Amp(Strategy):
 
     # --- phase 2 ----------------------------------------------------------------------------------------------------
 
-    def _search(self) -> tuple[int | None, int, int]:
-        """The point that the search wants, if any, and the open interval of points that matter to it."""
-        everything = (None, -1, len(self.points))
+    def _search(self) -> _Progress:
+        everything = _Progress(None, None, -1, len(self.points))
         target = self._target()
         if self.options.search == CURVE or target is None or not len(self.points):
             return everything
         known = self._known()
         wanted, found = follow(phase_2_search(self.options.search, len(self.points), target), known)
         if found is not None:
-            return everything
+            return everything._replace(found=found)
         low = max((index for index, score in known.items() if score >= target), default=-1)
         high = min(
             (index for index, score in known.items() if score < target and index > low), default=len(self.points)
         )
-        return wanted, low, high
+        return _Progress(wanted, None, low, high)
 
-    def _order(self, wanted: int | None, low: int, high: int) -> Iterator[int]:
+    def _order(self, progress: _Progress, number: int) -> Iterator[int]:
         """Points, the most useful first: the one wanted, those between two bounds, all others.
 
-        Trial 0 was the highest bits, trial 1 takes the other end, then each takes the point nearest to the next place
+        Trial 0 was the highest bits, number 1 takes the other end, then each takes the point nearest to the next place
         of a sequence that halves the gaps.
         """
+        wanted, _, low, high = progress
         if wanted is not None:
             yield wanted
-        place = 1.0 if self.number == 1 else van_der_corput(self.number - 1)
+        place = 1.0 if number == 1 else van_der_corput(number - 1)
         index = np.arange(len(self.points))
         outside = (index <= low) | (index >= high)
         near = np.abs(index - (place * (len(index) - 1) if low < 0 else low + place * (high - low)))

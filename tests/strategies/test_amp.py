@@ -244,7 +244,7 @@ def test_results_that_are_awaited_do_not_hold_up_others() -> None:
         ({"search": "binary"}, "option 'drop' of strategy 'amp' is None, and search 'binary' needs a number of at"),
         ({"search": "brute", "drop": -1.0}, "option 'drop' of strategy 'amp' is -1.0, and search 'brute' needs"),
         ({"search": "brute", "drop": "little"}, "option 'drop' of strategy 'amp' is 'little'; expected a number"),
-        ({"beta": 1.0}, "unknown option of strategy 'amp' 'beta'; known: drop, search"),
+        ({"beta": 1.0}, "unknown option of strategy 'amp' 'beta'; known: conversions, drop, search"),
     ],
 )
 def test_wrong_options_are_refused_before_a_search(options: dict[str, float | str], message: str) -> None:

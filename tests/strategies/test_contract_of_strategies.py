@@ -59,6 +59,13 @@ class TestAmpThatSearches(StrategyContract):
         return make_strategy("amp", problem, seed, {"search": "interpolation", "drop": 0.02})
 
 
+class TestAmpWithFewerConversions(StrategyContract):
+    sensitivity = True
+
+    def make(self, problem: Problem, seed: int) -> Strategy:
+        return make_strategy("amp", problem, seed, {"conversions": "elements"})
+
+
 class TestHawq(StrategyContract):
     sensitivity = True
 
