@@ -47,6 +47,7 @@ _HOME = {
     "UnknownName": "mobo_mpq.errors",
     "WorkError": "mobo_mpq.errors",
     "allocate": "mobo_mpq.allocation",
+    "allocate_bits": "mobo_mpq.water_filling",
     "cost_table": "mobo_mpq.hardware",
     "hypervolume": "mobo_mpq.pareto",
     "load_target": "mobo_mpq.objectives.hardware",
@@ -84,6 +85,7 @@ __all__ = [
     "UnknownName",
     "WorkError",
     "allocate",
+    "allocate_bits",
     "cost_table",
     "hypervolume",
     "load_target",
@@ -113,6 +115,7 @@ if TYPE_CHECKING:
     from mobo_mpq.study import Study
     from mobo_mpq.tracing import trace_layers
     from mobo_mpq.trial import Proposal, Recipe, Trial, TrialState
+    from mobo_mpq.water_filling import allocate_bits
     from mobo_mpq.workflows.search import search
 
 
