@@ -151,6 +151,13 @@ class Network(GraphModule):
         with _muted():
             return cast(Self, super().__deepcopy__(memo))
 
+    def twin(self) -> Network:
+        """A second graph, to be changed, over this network's own parameters and modules."""
+        with _muted():
+            twin = Network(self, copy.deepcopy(self.graph))
+        twin.meta = self.meta
+        return twin
+
     @property
     def trace(self) -> Trace:
         """Layers, ties, and what stays in float."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from mobo_mpq.graph import Network, call
 from mobo_mpq.quant.transform import QuantizedNetwork, quantizers
 from mobo_mpq.training.data import Inputs, accepted_by, device_of, logits_of, split_batch, to_device
 from mobo_mpq.training.losses import Loss, class_axis, distillation
+from mobo_mpq.training.margin import FeatureRecorder, with_margin
 from mobo_mpq.training.probe import Probe, probed_after
 
 SMALLEST_SIZE = 1e-3
@@ -33,6 +34,7 @@ class Settings:
         distill: weight of the distillation from the float network, 0 to 1; the task's loss gets the rest. Where the
             targets are no class indices there is nothing to distil, and the task's loss gets everything.
         temperature: of the distillation.
+        margin: weight of the large margin between classes (see :mod:`mobo_mpq.training.margin`); 0 leaves it out.
     """
 
     lr: float = 0.01
@@ -41,6 +43,7 @@ class Settings:
     clip: float = 1.0
     distill: float = 0.9
     temperature: float = 2.0
+    margin: float = 0.0
 
     def __post_init__(self) -> None:
         legal = {
@@ -50,10 +53,27 @@ class Settings:
             "clip": (0.0 <= self.clip < math.inf, "0 or more"),
             "distill": (0.0 <= self.distill <= 1.0, "0 to 1"),
             "temperature": (0.0 < self.temperature < math.inf, "a number above 0"),
+            "margin": (0.0 <= self.margin < math.inf, "0 or more"),
         }
         for name, (holds, expected) in legal.items():
             if not holds:
                 raise InputError(f"option '{name}' of the fine-tune is {getattr(self, name)!r}; expected {expected}")
+
+
+@dataclass(frozen=True, eq=False)
+class Extras:
+    """What learners add to a fine-tune.
+
+    Attributes:
+        rates: parameters, of the network or beside it, with their learning rates at the peak, which are absolute; their
+            gradients are not clipped.
+        penalty: from the loss of a batch, as a constant, to what is added to it.
+        after_step: called with the number of steps done.
+    """
+
+    rates: Sequence[tuple[nn.Parameter, float]] = ()
+    penalty: Callable[[Tensor], Tensor] | None = None
+    after_step: Callable[[int], None] | None = None
 
 
 def cosine(step: int, steps: int, warmup: float) -> float:
@@ -78,6 +98,7 @@ def finetune(
     settings: Settings,
     teacher: Network,
     probe: Probe | None = None,
+    extras: Extras = Extras(),  # noqa: B008 - frozen
 ) -> None:
     """Train all parameters of ``network`` in place, by Adam (Kingma and Ba 2015).
 
@@ -90,32 +111,52 @@ def finetune(
         teacher: the float network.
         probe: called once, after a quarter of the steps, if that is not the end; must leave network and generators as
             they were (see :func:`~mobo_mpq.training.probe.undisturbed`). What it raises ends the fine-tune.
+        extras: of learners.
 
     Raises:
+        InputError: when there shall be a margin, and targets are not one class for each sample.
         TrainingDiverged: when the loss or its gradient is no longer finite, naming the step and the fewest bits.
     """
-    optimizer, schedule = _optimizer(network.requires_grad_(), steps, settings)
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    objective = _objective(network, loss, settings, teacher)
+    optimizer, schedule = _optimizer(network.requires_grad_(), steps, settings, extras)
+    own = [parameter for parameter, _ in extras.rates]
+    parameters = _without(own, (parameter for group in optimizer.param_groups for parameter in group["params"]))
+    objective = _with_margin(network, loss, settings, teacher)
     device = device_of(network)
     early = probed_after(steps)
     for step, batch in zip(range(steps), batches, strict=False):
         inputs, target = split_batch(to_device(batch, device))
         value = objective(inputs, target)
+        if extras.penalty is not None:
+            value = value + extras.penalty(value.detach())
         optimizer.zero_grad()
         value.backward()
         norm = nn.utils.clip_grad_norm_(parameters, settings.clip or math.inf)
+        norm = norm + nn.utils.clip_grad_norm_(own, math.inf)
         if not bool(torch.isfinite(value.detach() + norm)):
             raise TrainingDiverged(_advice(network, step, steps, value.item(), norm.item(), settings))
         optimizer.step()
         schedule.step()
         if probe is not None and step + 1 == early:
             probe(network)
+        if extras.after_step is not None:
+            extras.after_step(step + 1)
 
 
-def _objective(
+def _without(excluded: Iterable[nn.Parameter], parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    names = {id(parameter) for parameter in excluded}
+    return [parameter for parameter in parameters if id(parameter) not in names]
+
+
+def _with_margin(
     network: QuantizedNetwork, loss: Loss, settings: Settings, teacher: Network
 ) -> Callable[[Inputs, Any], Tensor]:
+    if not settings.margin:
+        return _objective(network, loss, settings, teacher)
+    recorder = FeatureRecorder(network)
+    return with_margin(_objective(recorder.network, loss, settings, teacher), settings.margin, recorder)
+
+
+def _objective(network: Network, loss: Loss, settings: Settings, teacher: Network) -> Callable[[Inputs, Any], Tensor]:
     names, weight = set(network.example[1]), settings.distill
 
     def objective(inputs: Inputs, target: Any) -> Tensor:
@@ -136,15 +177,15 @@ def _objective(
 
 
 def _optimizer(
-    network: QuantizedNetwork, steps: int, settings: Settings
+    network: QuantizedNetwork, steps: int, settings: Settings, extras: Extras
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
     """Adam with a rate for each parameter, relative to its size (Adafactor, Shazeer and Stern 2018, section 8).
 
     Folded convolutions and the projections of a transformer differ tenfold in size: one absolute rate suits one only.
     """
     scales = {id(parameter) for quantizer in quantizers(network).values() for parameter in quantizer.parameters()}
-    groups = []
-    for parameter in network.parameters():
+    groups = [{"params": [parameter], "lr": rate} for parameter, rate in extras.rates]
+    for parameter in _without((parameter for parameter, _ in extras.rates), network.parameters()):
         rate = settings.scale_lr if id(parameter) in scales else settings.lr
         size = float(parameter.detach().square().mean().sqrt())
         groups.append({"params": [parameter], "lr": rate * max(size, SMALLEST_SIZE)})
