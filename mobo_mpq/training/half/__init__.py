@@ -1,0 +1,1 @@
+"""Fine-tunes in half precision, with loss scaling."""
