@@ -52,21 +52,36 @@ class LsqQuantizer(UniformQuantizer):
 
     def gradient_scale(self, x: Tensor) -> float:
         """The factor on the gradient of the scale."""
-        weight = self.site is None or self.site.axis is not None
-        count = x.numel() // self.scale.numel() if weight else x.numel() // max(x.shape[0], 1)
-        return 1.0 / math.sqrt(max(count, 1) * self.qmax)
+        return gradient_scale(x, self.scale, self.qmax, self.site is None or self.site.axis is not None)
 
     def quantize(self, x: Tensor) -> Tensor:
         """The quantized ``x``."""
-        scale = _Positive.apply(self.scale)  # kernels take a scale below 0 without a word
+        scale = positive(self.scale)  # kernels take a scale below 0 without a word
         return functional.fake_quantize_learned(
             x, scale, self.zero_point, self.qmin, self.qmax, self.axis, self.gradient_scale(x)
         )
 
 
-class _Positive(torch.autograd.Function):
-    """Clamp to the smallest scale; the gradient passes, so that a step that overshot can come back."""
+def gradient_scale(x: Tensor, scale: Tensor, qmax: int, weight: bool) -> float:
+    """The factor on the gradient of a learned scale.
 
+    Args:
+        x: what is quantized; samples come first if it is an activation.
+        scale: one value, or one per channel.
+        qmax: largest integer.
+        weight: whether it is a weight.
+    """
+    count = x.numel() // scale.numel() if weight else x.numel() // max(x.shape[0], 1)
+    return 1.0 / math.sqrt(max(count, 1) * qmax)
+
+
+def positive(scale: Tensor) -> Tensor:
+    """At least the smallest scale; the gradient passes, so that a step that overshot can come back."""
+    clamped: Tensor = _Positive.apply(scale)
+    return clamped
+
+
+class _Positive(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, scale: Tensor) -> Tensor:
         return scale.clamp(min=SMALLEST_SCALE)
