@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from mobo_mpq.errors import InputError, TrainingDiverged
 from mobo_mpq.graph import Network, call
 from mobo_mpq.quant.transform import QuantizedNetwork, quantizers
 from mobo_mpq.training.data import Inputs, accepted_by, device_of, logits_of, split_batch, to_device
+from mobo_mpq.training.half.scaling import AUTO, Arithmetic, arithmetic_of, check_half
 from mobo_mpq.training.losses import Loss, class_axis, distillation
 from mobo_mpq.training.margin import FeatureRecorder, with_margin
 from mobo_mpq.training.probe import Probe, probed_after
@@ -35,6 +36,11 @@ class Settings:
             targets are no class indices there is nothing to distil, and the task's loss gets everything.
         temperature: of the distillation.
         margin: weight of the large margin between classes (see :mod:`mobo_mpq.training.margin`); 0 leaves it out.
+        precision: of the arithmetic: "fp32", or "fp16" with parameters in float32.
+        loss_scaling: in fp16: "adaptive", "dynamic", "static" or "none"; "auto" is adaptive there, and nothing in fp32.
+        loss_scale: in fp16, what the loss is multiplied by, at first where that changes: a power of two; 0 is the
+            scaling's own default.
+        scale_interval: in fp16, steps after which adaptive scales are chosen anew.
     """
 
     lr: float = 0.01
@@ -44,6 +50,10 @@ class Settings:
     distill: float = 0.9
     temperature: float = 2.0
     margin: float = 0.0
+    precision: str = "fp32"
+    loss_scaling: str = AUTO
+    loss_scale: float = 0.0
+    scale_interval: float = 1.0
 
     def __post_init__(self) -> None:
         legal = {
@@ -58,6 +68,7 @@ class Settings:
         for name, (holds, expected) in legal.items():
             if not holds:
                 raise InputError(f"option '{name}' of the fine-tune is {getattr(self, name)!r}; expected {expected}")
+        check_half(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +110,7 @@ def finetune(
     teacher: Network,
     probe: Probe | None = None,
     extras: Extras = Extras(),  # noqa: B008 - frozen
-) -> None:
+) -> Mapping[str, float]:
     """Train all parameters of ``network`` in place, by Adam (Kingma and Ba 2015).
 
     Args:
@@ -113,33 +124,57 @@ def finetune(
             they were (see :func:`~mobo_mpq.training.probe.undisturbed`). What it raises ends the fine-tune.
         extras: of learners.
 
+    Returns:
+        In fp16, what is counted (see :class:`~mobo_mpq.training.half.scaling.Half`); in fp32 nothing.
+
     Raises:
         InputError: when there shall be a margin, and targets are not one class for each sample.
-        TrainingDiverged: when the loss or its gradient is no longer finite, naming the step and the fewest bits.
+        TrainingDiverged: when the loss or its gradient is no longer finite, naming the step and the fewest bits; in
+            fp16, when too many gradients overflow.
     """
     optimizer, schedule = _optimizer(network.requires_grad_(), steps, settings, extras)
-    own = [parameter for parameter, _ in extras.rates]
-    parameters = _without(own, (parameter for group in optimizer.param_groups for parameter in group["params"]))
-    objective = _with_margin(network, loss, settings, teacher)
-    device = device_of(network)
-    early = probed_after(steps)
+    limits = _limits(optimizer, settings, extras)
+    arithmetic, objective = _ways(network, loss, settings, teacher)
+    device, early = device_of(network), probed_after(steps)
     for step, batch in zip(range(steps), batches, strict=False):
         inputs, target = split_batch(to_device(batch, device))
         value = objective(inputs, target)
         if extras.penalty is not None:
             value = value + extras.penalty(value.detach())
-        optimizer.zero_grad()
-        value.backward()
-        norm = nn.utils.clip_grad_norm_(parameters, settings.clip or math.inf)
-        norm = norm + nn.utils.clip_grad_norm_(own, math.inf)
-        if not bool(torch.isfinite(value.detach() + norm)):
+        norm = _gradients(arithmetic, value, optimizer, limits)
+        if bool(torch.isfinite(value.detach() + norm)):
+            optimizer.step()
+            schedule.step()
+            arithmetic.took()
+        elif not arithmetic.skips(value.item()):
             raise TrainingDiverged(_advice(network, step, steps, value.item(), norm.item(), settings))
-        optimizer.step()
-        schedule.step()
         if probe is not None and step + 1 == early:
             probe(network)
         if extras.after_step is not None:
             extras.after_step(step + 1)
+    return arithmetic.finish()
+
+
+def _limits(
+    optimizer: torch.optim.Optimizer, settings: Settings, extras: Extras
+) -> list[tuple[list[nn.Parameter], float]]:
+    """Groups of parameters, and the largest norm of the gradients of each."""
+    own = [parameter for parameter, _ in extras.rates]
+    parameters = _without(own, (parameter for group in optimizer.param_groups for parameter in group["params"]))
+    return [(parameters, settings.clip or math.inf), (own, math.inf)]
+
+
+def _gradients(
+    arithmetic: Arithmetic,
+    value: Tensor,
+    optimizer: torch.optim.Optimizer,
+    limits: Iterable[tuple[list[nn.Parameter], float]],
+) -> Tensor:
+    """Give parameters their gradients, clip the norm of each group, and return the sum of the norms before that."""
+    optimizer.zero_grad()
+    arithmetic.backward(value, optimizer)
+    norms = [nn.utils.clip_grad_norm_(parameters, limit) for parameters, limit in limits]
+    return sum(norms[1:], start=norms[0])  # that of no parameters lies on the CPU: no stack
 
 
 def _without(excluded: Iterable[nn.Parameter], parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
@@ -147,13 +182,14 @@ def _without(excluded: Iterable[nn.Parameter], parameters: Iterable[nn.Parameter
     return [parameter for parameter in parameters if id(parameter) not in names]
 
 
-def _with_margin(
+def _ways(
     network: QuantizedNetwork, loss: Loss, settings: Settings, teacher: Network
-) -> Callable[[Inputs, Any], Tensor]:
-    if not settings.margin:
-        return _objective(network, loss, settings, teacher)
-    recorder = FeatureRecorder(network)
-    return with_margin(_objective(recorder.network, loss, settings, teacher), settings.margin, recorder)
+) -> tuple[Arithmetic, Callable[[Inputs, Any], Tensor]]:
+    """The way backwards, and the way to the loss, with a margin where there shall be one."""
+    recorder = FeatureRecorder(network) if settings.margin else None
+    arithmetic = arithmetic_of(network if recorder is None else recorder.network, settings)
+    objective = _objective(arithmetic.network, loss, settings, teacher)
+    return arithmetic, objective if recorder is None else with_margin(objective, settings.margin, recorder)
 
 
 def _objective(network: Network, loss: Loss, settings: Settings, teacher: Network) -> Callable[[Inputs, Any], Tensor]:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from mobo_mpq.errors import InputError, TrainingDiverged, UnknownName
 from mobo_mpq.graph import Network
-from mobo_mpq.quant.transform import QuantizedNetwork
 from mobo_mpq.training.data import device_of
 from mobo_mpq.training.half.ledger import Ledger, Tally
 from mobo_mpq.training.half.network import in_half
@@ -129,7 +128,7 @@ class Half(Arithmetic):
         dtype: float16; another one serves comparisons.
     """
 
-    def __init__(self, network: QuantizedNetwork, settings: HalfSettings, dtype: torch.dtype = torch.float16) -> None:
+    def __init__(self, network: Network, settings: HalfSettings, dtype: torch.dtype = torch.float16) -> None:
         self.scaling = "adaptive" if settings.loss_scaling == AUTO else settings.loss_scaling
         self.interval = int(settings.scale_interval)
         self.ledger = Ledger(dtype, adaptive=self.scaling == "adaptive")
@@ -179,7 +178,13 @@ class Half(Arithmetic):
         self._in_a_row = 0
 
     def finish(self) -> Mapping[str, float]:
-        """Counts; see :data:`DETAILS`."""
+        """Counts of the fine-tune.
+
+        ``overflow_steps``: left out, since a gradient was not finite. ``underflows`` and ``underflow_share``: elements
+        of gradients of layers' inputs that became 0, and are not in float32; counted in one step of
+        :data:`COUNT_INTERVAL`. ``zero_gradient_share``: of the elements of gradients of layers' outputs, likewise.
+        ``loss_scale``: of the loss, at the end. ``largest_scale``: that any gradient had in a step that was counted.
+        """
         if self._steps == self._skipped:
             raise TrainingDiverged(self._overflowed(f"all of its {self._steps} steps"))
         total = self.ledger.total()
@@ -200,6 +205,6 @@ class Half(Arithmetic):
         )
 
 
-def arithmetic_of(network: QuantizedNetwork, settings: HalfSettings) -> Arithmetic:
+def arithmetic_of(network: Network, settings: HalfSettings) -> Arithmetic:
     """What a fine-tune with these settings computes in."""
     return Single(network) if settings.precision == "fp32" else Half(network, settings)

@@ -32,4 +32,5 @@ class Qat(Method[Settings]):
         steps = round(job.recipe.epochs * batch_count(job.context.train, job.recipe.train_fraction))
         if steps:
             batches = passes(job.context.train, derive(job.seed, "batches"), job.recipe.train_fraction)
-            finetune(network, batches, job.context.loss, steps, options, job.context.network, job.probe)
+            told = finetune(network, batches, job.context.loss, steps, options, job.context.network, job.probe)
+            job.details.update(told)
