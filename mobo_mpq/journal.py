@@ -176,6 +176,8 @@ def trial_to_dict(trial: Trial) -> dict[str, Any]:
         "started": trial.started.isoformat() if trial.started else None,
         "finished": trial.finished.isoformat() if trial.finished else None,
         "recipe": recipe_to_dict(trial.recipe) if trial.recipe else None,
+        "learner": recipe_to_dict(trial.learner) if trial.learner else None,
+        "details": dict(trial.details),
     }
     return {key: value for key, value in document.items() if value not in (None, {})}
 
@@ -200,6 +202,8 @@ def trial_from_dict(document: Mapping[str, Any]) -> Trial:
         started=time("started"),
         finished=time("finished"),
         recipe=Recipe(**document["recipe"]) if "recipe" in document else None,
+        learner=Recipe(**document["learner"]) if "learner" in document else None,
+        details={name: float(value) for name, value in document.get("details", {}).items()},
         early=measurement_from_list(document["early"]) if "early" in document else None,
     )
 

@@ -14,7 +14,7 @@ from mobo_mpq.errors import InputError
 from mobo_mpq.objective import Measurement
 from mobo_mpq.policy import Policy
 from mobo_mpq.problem import Problem
-from mobo_mpq.strategies.registry import make_strategy
+from mobo_mpq.strategies.registry import learns, make_strategy
 from mobo_mpq.study import Study
 
 Result = float | tuple[float, float] | Measurement
@@ -50,12 +50,16 @@ def optimize(
         The study: its trials, its Pareto set, its hypervolume.
 
     Raises:
-        InputError: ``trials`` or ``batch`` below 1, an unknown strategy or option, or an ``evaluate`` that returns no
-            number, or other names than those of the measured objectives.
+        InputError: ``trials`` or ``batch`` below 1, an unknown strategy or option, one that finds policies by training,
+            or an ``evaluate`` that returns no number, or other names than those of the measured objectives.
     """
     for name, number in (("trials", trials), ("batch", batch)):
         if not isinstance(number, int) or number < 1:
             raise InputError(f"{name} is {number}; expected a whole number of at least 1")
+    if learns(strategy):
+        raise InputError(
+            f"strategy '{strategy}' finds policies by training a network, which optimize has not; use mobo_mpq.search"
+        )
     study = Study(problem, make_strategy(strategy, problem, seed, strategy_options))
     with one_thread():
         while study.evaluated < trials:
@@ -63,7 +67,7 @@ def optimize(
             if not running:
                 break
             for trial in running:
-                assert trial.policy is not None, "optimize has no recipe that could find a policy"
+                assert trial.policy is not None, "strategies that learn were refused"
                 start = time.perf_counter()
                 measured = _measurements(problem, evaluate(trial.policy))
                 study.tell(trial.number, measured, seconds=time.perf_counter() - start)

@@ -96,6 +96,7 @@ class Study:
         policy: Policy | None = None,
         seconds: float | None = None,
         cpu_s: float | None = None,
+        details: Mapping[str, float] | None = None,
     ) -> Trial:
         """End a trial: complete with measured values, else pruned or failed.
 
@@ -105,9 +106,10 @@ class Study:
             error: why there are none.
             pruned: the trial was stopped on purpose.
             early: the quality after a quarter of the fine-tune, where it was measured.
-            policy: what was really evaluated, where the recipe chose it.
+            policy: what was really evaluated, where a learner found it.
             seconds: spent on the evaluation.
             cpu_s: CPU time of the evaluation.
+            details: numbers about its training; those that are not finite are left out.
 
         Raises:
             PolicyError: when no such trial is running.
@@ -116,13 +118,14 @@ class Study:
         if trial is None or trial.is_final:
             raise PolicyError(f"trial {number} is not running; it was told before, or never asked for")
         trial = replace(trial, policy=policy or trial.policy, early=early, finished=datetime.now(UTC))
-        trial = replace(trial, seconds=seconds, cpu_s=cpu_s)
+        finite = {name: float(value) for name, value in (details or {}).items() if math.isfinite(value)}
+        trial = replace(trial, seconds=seconds, cpu_s=cpu_s, details=finite)
         if pruned:
             trial = replace(trial, state=TrialState.PRUNED, error=error)
         elif (lack := self._lack(values or {})) is not None:
             trial = replace(trial, state=TrialState.FAILED, error=error or lack)
         else:
-            assert values is not None and trial.policy is not None, "a recipe that finds the policy reports it"
+            assert values is not None and trial.policy is not None, "a learner reports the policy that it found"
             complete = {**values, **self.problem.cost_values(trial.policy)}
             trial = replace(trial, state=TrialState.COMPLETE, values=complete)
         self._record(trial)
@@ -149,6 +152,11 @@ class Study:
         """The gate: check a proposal, number it, write it down; over-budget ones end here, for free."""
         number = len(self._trials)
         policy = proposal.policy
+        if policy is None and proposal.learner is None:
+            raise PolicyError(
+                f"strategy '{type(self.strategy).__name__}' proposed neither a policy nor a learner that finds one, as "
+                f"number {number}"
+            )
         if policy is not None:
             self.problem.space.to_levels([policy])
             if proposal.origin != REPLICATE and any(policy == trial.policy for trial in self._trials.values()):
@@ -164,6 +172,7 @@ class Study:
             seed=derive(self.strategy.seed, "trial", number),
             started=datetime.now(UTC),
             recipe=proposal.recipe,
+            learner=proposal.learner,
             proposal_cpu_s=cpu_s,
         )
         broken = None if policy is None else self.problem.broken_budget(policy)

@@ -45,14 +45,17 @@ class Proposal:
     """What a strategy wants evaluated.
 
     Attributes:
-        policy: the bits; ``None`` where the recipe finds them while it trains.
+        policy: the bits; ``None`` where a learner finds them while it trains.
         origin: what in the strategy made it, "sobol" or "ehvi".
         recipe: overrides the study's recipe when given.
+        learner: "ddq", "bsq", ... and its options, where there is no policy yet; the policy that it finds is then
+            scored by the recipe, as any other.
     """
 
     policy: Policy | None
     origin: str
     recipe: Recipe | None = None
+    learner: Recipe | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,8 @@ class Trial:
         finished: UTC.
         seconds: spent on the evaluation.
         recipe: overrides the study's recipe when given.
+        learner: what found the policy, where the strategy did not give one.
+        details: what recipe and learner tell about their training: name -> finite number.
         cpu_s: CPU time of the evaluation, of the thread that made it; ``None`` where nobody looked.
         proposal_cpu_s: CPU time that the strategy took for it: since the trial before was proposed, learning included.
     """
@@ -87,6 +92,8 @@ class Trial:
     finished: datetime | None = None
     seconds: float | None = None
     recipe: Recipe | None = None
+    learner: Recipe | None = None
+    details: Mapping[str, float] = field(default_factory=dict)
     early: Measurement | None = None
     cpu_s: float | None = None
     proposal_cpu_s: float | None = None
@@ -98,8 +105,8 @@ class Trial:
 
     @property
     def proposal(self) -> Proposal:
-        """What the strategy asked for; :attr:`policy` is what was really evaluated, where a recipe chose it."""
-        return Proposal(self.policy, self.origin, self.recipe)
+        """What the strategy asked for."""
+        return Proposal(None if self.learner else self.policy, self.origin, self.recipe, self.learner)
 
     @property
     def is_final(self) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,11 +18,13 @@ from mobo_mpq.graph import Network, load_program
 from mobo_mpq.objective import Measurement
 from mobo_mpq.objectives.tasks import LoadedTask, load_task
 from mobo_mpq.policy import Policy
+from mobo_mpq.problem import Problem
 from mobo_mpq.quant.transform import QuantizedNetwork
 from mobo_mpq.seeding import derive
 from mobo_mpq.training.data import SharedLoader, first_inputs, rebuild
 from mobo_mpq.training.divergence import Divergence
 from mobo_mpq.training.isolation import isolated
+from mobo_mpq.training.learning import learn
 from mobo_mpq.training.probe import Probe, undisturbed
 from mobo_mpq.training.recipes import TrainingContext, apply_uncalibrated, run_recipe
 from mobo_mpq.trial import Recipe
@@ -43,6 +45,7 @@ class Work:
         seed: of the study.
         gpus: share of a GPU that each trial reserves; 0 runs on the CPU.
         futility: whether networks are measured early in their fine-tune, and hopeless ones given up.
+        problem: legal policies and costs, for learners.
     """
 
     task: str
@@ -53,6 +56,7 @@ class Work:
     seed: int
     gpus: float = 0.0
     futility: bool = False
+    problem: Problem | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,8 @@ class Outcome:
         error: why it failed, or was given up.
         early: measured after a quarter of the fine-tune, where that was asked for.
         pruned: it was given up, on purpose.
+        policy: what was evaluated; ``None`` where a learner failed before it found one.
+        details: what recipe and learner tell about their training.
     """
 
     measurement: Measurement | None
@@ -76,10 +82,12 @@ class Outcome:
     error: str | None = None
     early: Measurement | None = None
     pruned: bool = False
+    policy: Policy | None = None
+    details: Mapping[str, float] = field(default_factory=dict)
 
 
 class _Hopeless(Exception):
-    """Ends a fine-tune that is given up."""
+    """Ends a trial that is given up."""
 
 
 class _EarlyLook:
@@ -119,13 +127,22 @@ class Evaluator:
             self.divergence = Divergence(network, self.val)
         self.context = TrainingContext(network, self.train, self.task.loss, calibration)
 
-    def run(self, policy: Policy, *, seed: int, recipe: Recipe | None = None, bar: float | None = None) -> Outcome:
+    def run(
+        self,
+        policy: Policy | None,
+        *,
+        seed: int,
+        recipe: Recipe | None = None,
+        learner: Recipe | None = None,
+        bar: float | None = None,
+    ) -> Outcome:
         """Quantize, fine-tune, score. Whatever goes wrong, in a user's loss as well as here, is an outcome.
 
         Args:
-            policy: bits of every layer.
+            policy: bits of every layer; ``None`` where a learner has to find them first.
             seed: of the trial.
             recipe: the trial's own, over the study's.
+            learner: finds the policy.
             bar: quality after a quarter of the fine-tune from which the trial goes on; see :mod:`mobo_mpq.futility`.
         """
         start, cpu_start = time.perf_counter(), time.thread_time()
@@ -134,17 +151,40 @@ class Evaluator:
             return time.perf_counter() - start, time.thread_time() - cpu_start
 
         drawn = derive(seed, "evaluation")  # the early look draws the same numbers as the last one
-        look = _EarlyLook(self, drawn, bar)
+        look, details = _EarlyLook(self, drawn, bar), dict[str, float]()
         try:
             with isolated(drawn):
-                network = self.build(policy, seed=seed, recipe=recipe, probe=look if self.work.futility else None)
+                if policy is None:
+                    assert learner is not None, "the study asked for a policy or a learner"
+                    policy = self.learned_policy(learner, seed, details)
+                probe = look if self.work.futility else None
+                network = self.build(policy, seed=seed, recipe=recipe, probe=probe, details=details)
                 measurement = self.score(network)
         except Exception as error:
             first_line = str(error).split("\n", 1)[0]
             hopeless = isinstance(error, _Hopeless)
             why = first_line if hopeless else f"{type(error).__name__}: {first_line}"
-            return Outcome(None, b"", *spent(), why, look.measurement, hopeless)
-        return Outcome(measurement, dump_state(network), *spent(), early=look.measurement)
+            return Outcome(None, b"", *spent(), why, look.measurement, hopeless, policy, details)
+        state = dump_state(network)
+        return Outcome(measurement, state, *spent(), early=look.measurement, policy=policy, details=details)
+
+    def learned_policy(self, learner: Recipe, seed: int, details: dict[str, float]) -> Policy:
+        """The policy that a learner finds; what it learned beside the bits is scored, too.
+
+        Args:
+            learner: and its options.
+            seed: of the trial.
+            details: gets the learner's own numbers, its CPU time, and the quality of its network.
+        """
+        start, problem = time.thread_time(), self.work.problem
+        assert problem is not None, "studies hand their problem to workers"
+        found = learn(learner, self.context, problem, seed=seed)
+        details |= {**found.details, "learning_cpu_s": time.thread_time() - start}
+        if found.network is not None:
+            details["learned_quality"] = self.task.measure(found.network, self.val).value
+        if (broken := problem.broken_budget(found.policy)) is not None:
+            raise _Hopeless(str(broken))
+        return found.policy
 
     def score(self, network: QuantizedNetwork) -> Measurement:
         """The task's metric on the validation split, and the divergence from the float network in the same pass."""
@@ -153,10 +193,17 @@ class Evaluator:
         return replace(measurement, divergence=tally.mean)
 
     def build(
-        self, policy: Policy, *, seed: int, recipe: Recipe | None = None, probe: Probe | None = None
+        self,
+        policy: Policy,
+        *,
+        seed: int,
+        recipe: Recipe | None = None,
+        probe: Probe | None = None,
+        details: dict[str, float] | None = None,
     ) -> QuantizedNetwork:
         """The quantized network of a policy; a probe changes nothing about it."""
-        return run_recipe(recipe or self.work.recipe, self.context, policy, seed=seed, probe=probe)
+        recipe = recipe or self.work.recipe
+        return run_recipe(recipe, self.context, policy, seed=seed, probe=probe, details=details)
 
     def restore(self, policy: Policy, state: bytes, *, recipe: Recipe | None = None) -> QuantizedNetwork:
         """The network that was saved with :func:`dump_state`."""

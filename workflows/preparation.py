@@ -27,7 +27,7 @@ from mobo_mpq.sensitivity import about_kind
 from mobo_mpq.space import SearchSpace
 from mobo_mpq.strategies.registry import check_strategy
 from mobo_mpq.training.data import share
-from mobo_mpq.training.recipes import RecipeCost, check_recipe, default_recipe, trains
+from mobo_mpq.training.recipes import RecipeCost, check_recipe, default_recipe, recipe_names, trains
 from mobo_mpq.trial import Recipe
 from mobo_mpq.workflows.evaluation import Work
 from mobo_mpq.workflows.sensitivities import Sensitivities
@@ -162,6 +162,7 @@ def prepare(config: StudyConfig, known: Mapping[str, Any] | None = None) -> Prep
         seed=config.seed,
         gpus=config.gpus_per_trial,
         futility=config.futility,
+        problem=problem,
     )
     prepared = Prepared(config, task, target, network, problem, work, digest, baseline)
     found = (known or {}).get("sensitivity")
@@ -181,13 +182,27 @@ def space_of(config: StudyConfig, network: Network, target: HardwareTarget) -> S
 
 
 def study_recipe(config: StudyConfig) -> Recipe:
-    """The recipe's defaults, under what the study file changes."""
+    """The recipe's defaults, under what the study file changes.
+
+    Raises:
+        UnknownName: there is no such recipe.
+        InputError: it does not fine-tune in a precision that could be chosen, and one is given.
+    """
     default = default_recipe(config.recipe)
+    given = {"precision": config.precision, "loss_scaling": config.loss_scaling}
+    chosen = {name: word for name, word in given.items() if word is not None}
+    for name, word in chosen.items():
+        if name not in default.options:
+            able = [f"'{kind}'" for kind in recipe_names() if name in default_recipe(kind).options]
+            raise InputError(
+                f"--{name.replace('_', '-')} is '{word}', but recipe '{default.kind}' has no fine-tune whose arithmetic "
+                f"could be chosen; leave it out, or take --recipe {' or '.join(able)}"
+            )
     return Recipe(
         kind=default.kind,
         epochs=default.epochs if config.epochs is None else config.epochs,
         train_fraction=default.train_fraction,
-        options={**default.options, **config.recipe_options},
+        options={**default.options, **config.recipe_options, **chosen},
     )
 
 

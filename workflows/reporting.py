@@ -123,6 +123,7 @@ def pareto_document(record: StudyRecord) -> dict[str, Any]:
                 "stderr": {n: v.stderr for n, v in trial.values.items() if v.stderr},
                 "test": _plain(record.tested.get(trial.number, {})),
                 "policy": trial.policy.to_dict() if trial.policy else None,
+                "details": dict(trial.details),
                 "mlflow_run_id": record.run_id(trial.number),
             }
             for trial in record.pareto()

@@ -35,9 +35,12 @@ def run_serial(study: Study, work: Work, total: int, on_finished: OnFinished) ->
             if not trials:
                 return
             for trial in trials:
-                assert trial.policy is not None, "the recipes of this version do not choose policies"
                 outcome = evaluator.run(
-                    trial.policy, seed=trial.seed, recipe=trial.recipe, bar=bar_of(study, work, trial)
+                    trial.policy,
+                    seed=trial.seed,
+                    recipe=trial.recipe,
+                    learner=trial.learner,
+                    bar=bar_of(study, work, trial),
                 )
                 values = {study.problem.quality.name: outcome.measurement} if outcome.measurement else None
                 done = study.tell(
@@ -46,6 +49,8 @@ def run_serial(study: Study, work: Work, total: int, on_finished: OnFinished) ->
                     error=outcome.error,
                     pruned=outcome.pruned,
                     early=outcome.early,
+                    policy=outcome.policy,
+                    details=outcome.details,
                     seconds=outcome.seconds,
                     cpu_s=outcome.cpu_s,
                 )

@@ -9,6 +9,7 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from mobo_mpq.journal import measurement_from_list, recipe_to_dict
+from mobo_mpq.policy import Policy
 from mobo_mpq.study import Study
 from mobo_mpq.trial import Trial
 
@@ -57,14 +58,13 @@ class StudySearcher(Searcher):
             self._exhausted = True
             return Searcher.FINISHED
         trial = trials[0]
-        assert trial.policy is not None, "the recipes of this version do not choose policies"
         self._numbers[trial_id] = trial.number
-        # One entry for all bits: an entry for each would end up in the trial's directory name.
         return {
             "number": trial.number,
             "seed": trial.seed,
-            "policy": [[name, list(bits)] for name, bits in trial.policy.items()],
-            "recipe": recipe_to_dict(trial.recipe) if trial.recipe else None,
+            "policy": trial.policy and listed(trial.policy),
+            "recipe": trial.recipe and recipe_to_dict(trial.recipe),
+            "learner": trial.learner and recipe_to_dict(trial.learner),
             "bar": bar,
         }
 
@@ -77,14 +77,14 @@ class StudySearcher(Searcher):
             self.on_finished(self._tell(number, result or {}))
 
     def _tell(self, number: int, result: dict[str, Any]) -> Trial:
-        early = measurement_from_list(result["early"]) if "early" in result else None
+        known: dict[str, Any] = {key: result.get(key) for key in ("seconds", "cpu_s", "details")}
+        known["early"] = measurement_from_list(result["early"]) if "early" in result else None
+        known["policy"] = Policy.of(dict(result["policy"])) if "policy" in result else None
         if "measured" in result:
             values = {self.study.problem.quality.name: measurement_from_list(result["measured"])}
-            return self.study.tell(number, values, early=early, seconds=result["seconds"], cpu_s=result["cpu_s"])
+            return self.study.tell(number, values, **known)
         why = result.get("error") or "the worker was lost: out of memory, or its node went away"
-        pruned = result.get("pruned", False)
-        spent = {"seconds": result.get("seconds"), "cpu_s": result.get("cpu_s")}
-        return self.study.tell(number, error=why, pruned=pruned, early=early, **spent)
+        return self.study.tell(number, error=why, pruned=result.get("pruned", False), **known)
 
     @contextmanager
     def _kept(self) -> Iterator[None]:
@@ -102,3 +102,8 @@ class StudySearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: the journal is the state."""
+
+
+def listed(policy: Policy) -> list[tuple[str, list[int]]]:
+    """A policy as one entry: an entry for each layer would end up in the name of a trial's folder."""
+    return [(name, list(bits)) for name, bits in policy.items()]

@@ -163,7 +163,11 @@ class MlflowLog:
         metrics |= {f"{name}_stderr": value.stderr for name, value in trial.values.items() if value.stderr}
         if trial.seconds is not None:
             metrics["seconds"] = trial.seconds
+        metrics |= {f"details.{name}": value for name, value in trial.details.items()}
         params = {"origin": trial.origin, "seed": str(trial.seed)}
+        if trial.learner is not None:
+            params |= {"learner": trial.learner.kind, "learner.epochs": str(trial.learner.epochs)}
+            params |= {f"learner.{name}": str(value) for name, value in trial.learner.options.items()}
         if trial.policy is not None:
             metrics["mean_weight_bits"], metrics["mean_activation_bits"] = mean_bits(trial.policy)
             for name, bits in trial.policy.items():

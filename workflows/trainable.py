@@ -48,15 +48,20 @@ class PolicyTrainable(tune.Trainable):
         from mobo_mpq.journal import measurement_to_list
         from mobo_mpq.policy import Policy
         from mobo_mpq.trial import Recipe
+        from mobo_mpq.workflows.searcher import listed
 
-        bits, recipe = self.assignment["policy"], self.assignment["recipe"]
+        bits, recipe, learner = (self.assignment[key] for key in ("policy", "recipe", "learner"))
         outcome = self.evaluator.run(
-            Policy.of(dict(bits)),
+            Policy.of(dict(bits)) if bits else None,
             seed=self.assignment["seed"],
             recipe=Recipe(**recipe) if recipe else None,
+            learner=Recipe(**learner) if learner else None,
             bar=self.assignment["bar"],
         )
         result: dict[str, Any] = {"done": True, "seconds": outcome.seconds, "cpu_s": outcome.cpu_s}
+        result["details"] = dict(outcome.details)
+        if outcome.policy is not None:
+            result["policy"] = listed(outcome.policy)
         if outcome.early is not None:
             result["early"] = measurement_to_list(outcome.early)
         if outcome.measurement is None:

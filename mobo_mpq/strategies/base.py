@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from mobo_mpq.errors import InputError, PolicyError
 from mobo_mpq.front import complete
 from mobo_mpq.objective import Measurement
+from mobo_mpq.options import parse_options
 from mobo_mpq.policy import Policy
 from mobo_mpq.problem import Problem
 from mobo_mpq.seeding import derive, rng
@@ -42,6 +43,16 @@ class Strategy(ABC):
 
     options_class: ClassVar[type[Any]] = NoOptions
     """A frozen dataclass of numbers and words, checked when it is made: what users write into a study file."""
+
+    @classmethod
+    def parse(cls, values: Mapping[str, float | str], owner: str) -> Any:
+        """Options as users write them, checked.
+
+        Raises:
+            UnknownName: for an option that the strategy does not take.
+            InputError: for an option of a wrong value.
+        """
+        return parse_options(cls.options_class, values, owner)
 
     def __init__(self, problem: Problem, *, seed: int, options: Any = None) -> None:
         self.problem, self.seed = problem, seed

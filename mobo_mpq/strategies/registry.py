@@ -8,7 +8,6 @@ from importlib import import_module
 from typing import NamedTuple
 
 from mobo_mpq.errors import UnknownName
-from mobo_mpq.options import parse_options
 from mobo_mpq.problem import Problem
 from mobo_mpq.strategies.base import Strategy
 
@@ -19,6 +18,7 @@ class _Entry(NamedTuple):
     description: str
     uses_sensitivity: bool = False
     kind: str = "perturbation"  # of sensitivity, which it gets unless the user wants another
+    learns: bool = False  # by training the network: it proposes learners, not policies
 
 
 _STRATEGIES = {
@@ -27,6 +27,23 @@ _STRATEGIES = {
         "Amp",
         "groups of quantizers lowered one after the other, the least sensitive first (Pandey et al., 2023)",
         uses_sensitivity=True,
+    ),
+    "haq": _Entry(
+        "mobo_mpq.strategies.haq",
+        "Haq",
+        "an agent chooses the bits layer by layer and backs off to budgets spread over the cost (HAQ)",
+    ),
+    "bsq": _Entry(
+        "mobo_mpq.strategies.learned",
+        "Bsq",
+        "bits that remain where bit planes of weights are trained to vanish (BSQ), for one strength after the other",
+        learns=True,
+    ),
+    "ddq": _Entry(
+        "mobo_mpq.strategies.learned",
+        "Ddq",
+        "bits that gates learn within a budget, with the levels (DDQ), for one budget after the other",
+        learns=True,
     ),
     "hawq": _Entry(
         "mobo_mpq.strategies.hawq",
@@ -52,6 +69,12 @@ _STRATEGIES = {
         kind="orthogonality",
     ),
     "random": _Entry("mobo_mpq.strategies.optuna_samplers", "Random", "independent uniform bits, by Optuna"),
+    "seam": _Entry(
+        "mobo_mpq.strategies.learned",
+        "Seam",
+        "mixtures of bits trained within a budget and with a margin (SEAM), for one budget after the other",
+        learns=True,
+    ),
     "sensitivity": _Entry(
         "mobo_mpq.strategies.sensitivity",
         "SensitivityFront",
@@ -92,6 +115,15 @@ def uses_sensitivity(name: str) -> bool:
     return _entry(name).uses_sensitivity
 
 
+def learns(name: str) -> bool:
+    """Whether a strategy finds policies by training, so that it needs a network and its data.
+
+    Raises:
+        UnknownName: when there is no strategy of that name.
+    """
+    return _entry(name).learns
+
+
 def own_sensitivity(name: str) -> str:
     """The kind of sensitivity that a strategy is made for.
 
@@ -110,7 +142,7 @@ def check_strategy(name: str, options: Mapping[str, float | str] | None = None) 
     """
     made = _class(name)
     if options:
-        parse_options(made.options_class, options, f"strategy '{name}'")
+        made.parse(options, f"strategy '{name}'")
 
 
 def make_strategy(name: str, problem: Problem, seed: int, options: Mapping[str, float | str] | None = None) -> Strategy:
@@ -129,7 +161,7 @@ def make_strategy(name: str, problem: Problem, seed: int, options: Mapping[str, 
     made = _class(name)
     if not options:
         return made(problem, seed=seed)
-    return made(problem, seed=seed, options=parse_options(made.options_class, options, f"strategy '{name}'"))
+    return made(problem, seed=seed, options=made.parse(options, f"strategy '{name}'"))
 
 
 def _class(name: str) -> type[Strategy]:
