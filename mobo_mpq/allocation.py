@@ -20,6 +20,9 @@ from mobo_mpq.space import SearchSpace
 TOLERANCE = 1e-9
 """Budgets hold up to this relative excess."""
 
+MOST_COMBINATIONS = 30_000
+"""Of the options of two layers, over all interactions: beyond it, a solution takes minutes."""
+
 _MAX_REFUSED = 8
 
 
@@ -55,6 +58,12 @@ def allocate(
     limits = {name: (tables[name], float(limit)) for name, limit in budgets.items()}
     if not interactions:
         return _best(loss, limits, links)
+    combinations = len(interactions) * loss.shape[1] ** 2
+    if combinations > MOST_COMBINATIONS:
+        raise InputError(
+            f"{len(interactions)} interactions of {loss.shape[1]} options have {combinations} combinations; expected "
+            f"at most {MOST_COMBINATIONS}: leave out options, or the weakest interactions"
+        )
     pairs = {ends: _interaction(ends, table, loss.shape) for ends, table in interactions.items()}
     plain = [(PairwiseSum(table), limit) for table, limit in limits.values()]
     chosen = least_pairwise(PairwiseSum(loss, pairs), plain, links)

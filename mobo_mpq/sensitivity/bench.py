@@ -23,6 +23,9 @@ from mobo_mpq.space import SearchSpace
 from mobo_mpq.training.data import Inputs, device_of
 from mobo_mpq.training.divergence import Divergence, Tally
 
+Change = tuple[Setting, ...]
+"""Settings of different variables, together; all others have their highest bits."""
+
 
 class Slot(nn.Module):
     """In the place of a quantizer: observes its tensor, quantizes it to any width, or repeats what it gave last.
@@ -139,27 +142,36 @@ class Bench:
         self._set_highest(Role.ACTIVATION)
 
     def measure(self, divergence: Divergence, batches: Sequence[Inputs]) -> dict[Setting | None, float]:
-        """Mean divergence of the highest bits, under ``None``, and of every setting; infinite where it is no number.
+        """Mean divergence of the highest bits, under ``None``, and of every setting; infinite where it is no number."""
+        settings = [(variable, bits) for variable in self.space.variables for bits in variable.choices[:-1]]
+        found = self.measure_changes(divergence, batches, [(setting,) for setting in settings])
+        return {change[0] if change else None: mean for change, mean in found.items()}
+
+    def measure_changes(
+        self, divergence: Divergence, batches: Sequence[Inputs], changes: Sequence[Change]
+    ) -> dict[Change, float]:
+        """Mean divergence of the highest bits, under ``()``, and of every change; infinite where it is no number.
 
         Batch by batch, so that no more than the results for one of them are held in memory.
         """
-        settings = [(variable, bits) for variable in self.space.variables for bits in variable.choices[:-1]]
         reached = {variable: self._reached(variable) for variable in self.space.variables}
-        totals: dict[Setting | None, Tally] = {setting: Tally() for setting in (None, *settings)}
+        totals: dict[Change, Tally] = {change: Tally() for change in ((), *changes)}
         for inputs in batches:
             self._remember_means(inputs)
             self._mark(keeps=True)
-            self._add(totals[None], divergence, inputs)
-            for variable, bits in settings:
-                self._mark(repeats=True, but=reached[variable])
-                self._set(variable, bits)
-                self._add(totals[variable, bits], divergence, inputs)
-                self._set(variable, variable.choices[-1])
+            self._add(totals[()], divergence, inputs)
+            for change in changes:
+                self._mark(repeats=True, but=frozenset[str]().union(*(reached[variable] for variable, _ in change)))
+                for variable, bits in change:
+                    self._set(variable, bits)
+                self._add(totals[change], divergence, inputs)
+                for variable, _ in change:
+                    self._set(variable, variable.choices[-1])
             self._mark()
         for mean in self.means:
             mean.active = False
-        means = {setting: tally.mean for setting, tally in totals.items()}
-        return {setting: math.inf if mean is None else mean for setting, mean in means.items()}
+        means = {change: tally.mean for change, tally in totals.items()}
+        return {change: math.inf if mean is None else mean for change, mean in means.items()}
 
     def _remember_means(self, inputs: Inputs) -> None:
         """Of one batch in float; from then on, outputs get them."""

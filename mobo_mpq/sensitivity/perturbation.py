@@ -90,7 +90,7 @@ def perturb(
         divergence = DISTANCES[distance](network, compared)
         measured = bench.measure(divergence, inputs_of(network, compared))
     return SensitivityTable(
-        values=by_layer(space, _growth(measured)),
+        values=by_layer(space, growth(measured)),
         method=distance,
         unit=divergence.unit,
         provenance=known,
@@ -99,16 +99,20 @@ def perturb(
     )
 
 
-def _growth(measured: Mapping[Setting | None, float]) -> dict[Setting, float]:
-    """What the divergence of each setting is above that of the highest bits."""
+def growth(measured: Mapping[Setting | None, float]) -> dict[Setting, float]:
+    """What the divergence of each setting is above that of the highest bits.
+
+    Raises:
+        InputError: when that is not finite, or none of the others is.
+    """
     least = measured[None]
-    growth = {key: max(value - least, 0.0) for key, value in measured.items() if key is not None}
-    finite = [value for value in growth.values() if math.isfinite(value)]
-    if not math.isfinite(least) or (growth and not finite):
-        variable = next(iter(growth))[0] if growth else None
+    grown = {key: max(value - least, 0.0) for key, value in measured.items() if key is not None}
+    finite = [value for value in grown.values() if math.isfinite(value)]
+    if not math.isfinite(least) or (grown and not finite):
+        variable = next(iter(grown))[0] if grown else None
         where = f"with '{variable.layers[0]}' at lower bits" if variable and math.isfinite(least) else "at all"
         raise InputError(
             f"the outputs of the quantized network cannot be compared with the float network's {where}: they hold NaN "
             "or infinity; check the model and its input, or search with --no-sensitivity"
         )
-    return {key: min(value, max(finite)) for key, value in growth.items()}
+    return {key: min(value, max(finite)) for key, value in grown.items()}

@@ -7,11 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mobo_mpq.graph import Network
+from mobo_mpq.graph import Network, call
 from mobo_mpq.objectives.hardware import load_target
 from mobo_mpq.policy import Policy
+from mobo_mpq.quant.base import Role
+from mobo_mpq.quant.transform import QuantizedNetwork, apply_policy, calibrate, quantizers
 from mobo_mpq.sensitivity import SensitivityTable
 from mobo_mpq.space import SearchSpace
+from mobo_mpq.training.divergence import Divergence
 
 Batches = list[tuple[Tensor, Tensor]]
 CHOICES = (2, 4, 8)
@@ -70,3 +73,23 @@ def alone(space: SearchSpace) -> list[tuple[str, str, int, Policy]]:
             levels[column] = level
             found.append((variable.name, variable.role, bits, space.to_policies(levels)[0]))
     return found
+
+
+def naive(
+    network: Network, policy: Policy, batches: Batches, compared: Batches, like: QuantizedNetwork | None = None
+) -> float:
+    """Divergence of a policy's own network; ``like`` gives the ranges of the activations that have as many bits."""
+    quantized = apply_policy(network, policy)
+    calibrate(quantized, [x for x, _ in batches])
+    if like is not None:
+        mine, theirs = quantizers(quantized), quantizers(like)
+        for name, quantizer in mine.items():
+            if quantizer.site is not None and quantizer.site.role is Role.ACTIVATION:
+                assert quantizer.bits == theirs[name].bits
+                quantizer.load_state_dict(theirs[name].state_dict())
+    divergence = Divergence(network, compared)
+    with divergence.recorded(quantized) as tally, torch.no_grad():
+        for x, _ in compared:
+            call(quantized, x)
+    assert tally.mean is not None
+    return tally.mean

@@ -9,23 +9,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from perturbation_toys import CHOICES, Batches, Chain, Shared, alone, entry, made, space_of
+from perturbation_toys import CHOICES, Batches, Chain, Shared, alone, entry, made, naive, space_of
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from mobo_mpq.errors import InputError, PolicyError
-from mobo_mpq.graph import Network, call
+from mobo_mpq.graph import Network
 from mobo_mpq.objectives.hardware import load_target
 from mobo_mpq.objectives.tasks import load_task
-from mobo_mpq.policy import Policy
 from mobo_mpq.quant.base import Role
 from mobo_mpq.quant.lsq import LsqScheme
-from mobo_mpq.quant.transform import QuantizedNetwork, apply_policy, calibrate, quantizers
+from mobo_mpq.quant.transform import apply_policy, calibrate
 from mobo_mpq.quant.uniform import UniformScheme
 from mobo_mpq.sensitivity import SensitivityTable, perturb, provenance
 from mobo_mpq.space import SearchSpace
 from mobo_mpq.training.data import passes
-from mobo_mpq.training.divergence import Divergence
 
 
 class Logarithm(nn.Module):
@@ -38,26 +36,6 @@ class Logarithm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.log(self.layer(x))
-
-
-def naive(
-    network: Network, policy: Policy, batches: Batches, compared: Batches, like: QuantizedNetwork | None = None
-) -> float:
-    """Divergence of a policy's own network; ``like`` gives the ranges of the activations that have as many bits."""
-    quantized = apply_policy(network, policy)
-    calibrate(quantized, [x for x, _ in batches])
-    if like is not None:
-        mine, theirs = quantizers(quantized), quantizers(like)
-        for name, quantizer in mine.items():
-            if quantizer.site is not None and quantizer.site.role is Role.ACTIVATION:
-                assert quantizer.bits == theirs[name].bits
-                quantizer.load_state_dict(theirs[name].state_dict())
-    divergence = Divergence(network, compared)
-    with divergence.recorded(quantized) as tally, torch.no_grad():
-        for x, _ in compared:
-            call(quantized, x)
-    assert tally.mean is not None
-    return tally.mean
 
 
 def test_equals_networks_quantized_one_by_one() -> None:
