@@ -45,6 +45,8 @@ class StudyConfig(BaseModel):
         recipe: how a policy becomes a network: ptq, qat.
         epochs: of the recipe; its own default when absent.
         recipe_options: further options of the recipe.
+        precision: of the fine-tune's arithmetic, fp32 or fp16; the recipe's own when absent.
+        loss_scaling: of a fine-tune in fp16: adaptive, dynamic, static, none; the recipe's own when absent.
         strategy: who proposes.
         strategy_options: further options of the strategy.
         sensitivity: whether layers' sensitivities are measured first, for strategies that use them.
@@ -73,6 +75,8 @@ class StudyConfig(BaseModel):
     recipe: str = "qat"
     epochs: Annotated[float, Field(gt=0)] | None = None
     recipe_options: dict[str, float | str] = Field(default_factory=dict)
+    precision: str | None = None
+    loss_scaling: str | None = None
     strategy: str = "mobo"
     strategy_options: dict[str, float | str] = Field(default_factory=dict)
     sensitivity: bool = True

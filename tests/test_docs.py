@@ -212,7 +212,7 @@ def test_fields_and_defaults_of_the_study_file() -> None:
 
 def test_options_and_defaults_of_qat() -> None:
     rows, recipe = table(section_of("methods/lsq-qat.md", "## Options")), default_recipe("qat")
-    assert {name: float(value) for name, value in rows.items()} == {"epochs": recipe.epochs, **recipe.options}
+    assert {name: json.loads(value) for name, value in rows.items()} == {"epochs": recipe.epochs, **recipe.options}
 
 
 def test_options_and_defaults_of_ptq() -> None:

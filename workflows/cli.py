@@ -24,8 +24,10 @@ from mobo_mpq.workflows.flags import (
     ConcurrencyOption,
     HomeOption,
     JsonOption,
+    LossScalingOption,
     NameArgument,
     PinOption,
+    PrecisionOption,
     RunnerOption,
     TargetOption,
     TaskOption,
@@ -61,6 +63,8 @@ def search(
     objectives: Annotated[str | None, typer.Option(help="Costs: latency,energy,size,bops. [latency]")] = None,
     recipe: Annotated[str | None, typer.Option(help="How a policy runs: ptq, multipoint, qat. [qat]")] = None,
     epochs: Annotated[str | None, typer.Option(metavar="X", help="Of the fine-tune. [default: the recipe's]")] = None,
+    precision: PrecisionOption = None,
+    loss_scaling: LossScalingOption = None,
     strategy: Annotated[str | None, typer.Option(help="Who proposes; see 'mobo-mpq strategies'. [mobo]")] = None,
     sensitivity: Annotated[
         bool | None, typer.Option("--sensitivity/--no-sensitivity", help="Measure layers' sensitivities first. [yes]")
@@ -98,6 +102,7 @@ def search(
     flags: dict[str, Any] = dict(task=task, target=target, objectives=objectives, recipe=recipe, epochs=epochs)
     flags |= dict(strategy=strategy, trials=trials, seed=seed, name=name, weight_bits=weight_bits)
     flags |= dict(activation_bits=activation_bits, pin=pin, tie=tie, budget=budget, futility=futility or None)
+    flags |= dict(precision=precision, loss_scaling=loss_scaling)
     flags |= dict(sensitivity=sensitivity, sensitivity_kind=sensitivity_kind, worst_quality=worst_quality)
     values = settings(study, **flags, concurrency=concurrency, gpus_per_trial=gpus_per_trial)
     if dry_run:

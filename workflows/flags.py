@@ -22,6 +22,10 @@ TaskOption = Annotated[str | None, typer.Option(help="Built-in name, FILE.py:NAM
 TargetOption = Annotated[str | None, typer.Option(help="Built-in device, or a TOML file. [mpic]")]
 WeightBitsOption = Annotated[str | None, typer.Option(metavar="2,4,8", help="Choices for weights. [2,4,8]")]
 ActivationBitsOption = Annotated[str | None, typer.Option(metavar="2,4,8", help="Choices for inputs. [2,4,8]")]
+PrecisionOption = Annotated[str | None, typer.Option(help="Of the fine-tune: fp32, fp16. [fp32]")]
+LossScalingOption = Annotated[
+    str | None, typer.Option(metavar="WORD", help="In fp16: adaptive, dynamic, static, none. [adaptive]")
+]
 PinOption = Annotated[list[str] | None, typer.Option(metavar="LAYER=W/A", help="Bits that are not searched.")]
 TieOption = Annotated[list[str] | None, typer.Option(metavar="LAYER,LAYER", help="Layers with the same bits.")]
 

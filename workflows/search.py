@@ -116,6 +116,11 @@ def begin(place: Home, prepared: Prepared, options: RunOptions) -> StudyRecord:
         _say(f"left in float: {line}")
     if config.futility and not trains(prepared.work.recipe):
         _say(f"--futility has no effect: recipe '{config.recipe}' trains nothing that could be stopped")
+    if prepared.work.recipe.options.get("precision") == "fp16" and not config.gpus_per_trial:
+        _say(
+            "fp16 on the CPU: numbers are torch's float16, layers multiply them by the kernels of float32; "
+            "this is slower than fp32, on a GPU (--gpus-per-trial) it is native"
+        )
     if config.sensitivity and uses_sensitivity(config.strategy):
         space = prepared.problem.space
         kind = config.sensitivity_kind or own_sensitivity(config.strategy)
