@@ -66,6 +66,16 @@ class TestAmpWithFewerConversions(StrategyContract):
         return make_strategy("amp", problem, seed, {"conversions": "elements"})
 
 
+class TestHaq(StrategyContract):
+    def make(self, problem: Problem, seed: int) -> Strategy:
+        return make_strategy("haq", problem, seed, {"warmup": 6, "updates": 0.5})
+
+
+class TestHaqWithAnAgentForEachBudget(StrategyContract):
+    def make(self, problem: Problem, seed: int) -> Strategy:
+        return make_strategy("haq", problem, seed, {"agents": "separate", "budgets": 2, "warmup": 3, "updates": 0.5})
+
+
 class TestHawq(StrategyContract):
     sensitivity = True
 
