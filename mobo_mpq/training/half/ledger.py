@@ -65,7 +65,7 @@ class Ledger:
         adaptive: whether layers choose scales; otherwise they pass on the one they get.
         fresh: whether this backward pass chooses scales anew; otherwise the last ones serve again.
         counting: whether this backward pass is counted.
-        loss: the scale of the loss.
+        loss_scale: what comes back from the loss is multiplied by it; a power of two.
         tallies: by the name of the layer.
     """
 
@@ -73,7 +73,7 @@ class Ledger:
     adaptive: bool = False
     fresh: bool = True
     counting: bool = False
-    loss: Carried = field(default_factory=Carried)
+    loss_scale: float = 1.0
     tallies: dict[str, Tally] = field(default_factory=dict)
 
     def total(self) -> Tally:

@@ -134,11 +134,12 @@ class _Rewriting:
         """What a loss reads leaves in float32, and its gradient gets its first scale there."""
         for source in reader.all_input_nodes:
             if source in self.data and is_float(source):
-                target = self._add(f"outlet/{source.name}/{reader.name}", Outlet(self.ledger.loss))
+                outlet = Outlet(self.ledger)
+                target = self._add(f"outlet/{source.name}/{reader.name}", outlet)
                 with self.graph.inserting_before(reader):
-                    outlet = self.graph.call_module(target, (source,))
-                reader.replace_input_with(source, outlet)
-                self.above[outlet] = self.ledger.loss
+                    way = self.graph.call_module(target, (source,))
+                reader.replace_input_with(source, way)
+                self.above[way] = outlet.below
 
     def _add(self, name: str, module: nn.Module) -> str:
         target = f"scaled.{name}"  # `half` is a method

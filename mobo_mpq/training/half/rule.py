@@ -49,6 +49,10 @@ class Spread:
         norm, largest = torch.stack([norm, tensor.abs().amax().double()]).tolist()  # one wait for the device
         return cls(norm / math.sqrt(tensor.numel()), largest)
 
+    def times(self, factor: float) -> Spread:
+        """That of the tensor times a positive number."""
+        return Spread(self.rms * factor, self.largest * factor)
+
 
 def power_of_two(number: float) -> float:
     """The largest power of two that is not above a positive number.

@@ -167,17 +167,45 @@ class _Meet(torch.autograd.Function):
 class Outlet(nn.Module):
     """Passes on what a loss reads, in float32; its gradient is multiplied by the scale of the loss.
 
+    Adaptive scales begin here: the way into float16 counts as a layer whose weight is 1. The paper leaves it to the
+    scale of the loss, but what vanishes here cannot be brought back.
+
     Args:
-        loss: that scale.
+        ledger: of the network.
     """
 
-    def __init__(self, loss: Carried) -> None:
+    _UNIT = Spread(1.0, 1.0)
+
+    def __init__(self, ledger: Ledger) -> None:
         super().__init__()
-        self.loss = loss
+        self.ledger = ledger
+        self.below = Carried()
+        self.factor = 1.0
 
     def forward(self, tensor: Tensor) -> Tensor:
         """The same numbers."""
-        return _times(tensor.float(), self.loss, inverse=False)
+        result: Tensor = _Outlet.apply(tensor.float(), self)
+        return result
+
+    def choose(self, gradient: Tensor) -> float:
+        """The scale of the gradient for this backward pass."""
+        if self.ledger.adaptive and self.ledger.fresh:
+            enlarged = Spread.of(gradient).times(self.ledger.loss_scale)
+            self.factor = layer_scale(enlarged, self._UNIT, 1, self.ledger.loss_scale)
+        self.below.scale = self.ledger.loss_scale * self.factor
+        return self.below.scale
+
+
+class _Outlet(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, outlet: Outlet) -> Tensor:
+        ctx.outlet = outlet
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+        return gradient * ctx.outlet.choose(gradient), None
 
 
 class Unscaled(nn.Module):

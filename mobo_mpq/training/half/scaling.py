@@ -138,7 +138,7 @@ class Half(Arithmetic):
         if self.scaling == "dynamic":
             self._scaler = torch.amp.GradScaler(device_of(network).type, init_scale=first)
         else:
-            self.ledger.loss.scale = first
+            self.ledger.loss_scale = first
         self._steps, self._skipped, self._in_a_row = 0, 0, 0
 
     @property
@@ -149,7 +149,7 @@ class Half(Arithmetic):
     @property
     def loss_scale(self) -> float:
         """That the loss is multiplied by now."""
-        return self.ledger.loss.scale if self._scaler is None else float(self._scaler.get_scale())
+        return self.ledger.loss_scale if self._scaler is None else float(self._scaler.get_scale())
 
     def backward(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
         """See :class:`Arithmetic`."""
