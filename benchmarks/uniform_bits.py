@@ -1,6 +1,6 @@
 """What low bits cost: quality of the built-in tasks at uniform 8, 4 and 2 bits, under ptq and qat.
 
-    python benchmarks/uniform_bits.py [--seeds 3] [--tasks digits,text]
+    python benchmarks/uniform_bits.py [--seeds 3] [--tasks digits,digits-resnet20,text]
 
 Prints one row per task, split and recipe: the float model, then the mean over the seeds at each width; the standard
 error is that of one measurement, by bootstrap.
@@ -29,10 +29,11 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--tasks", default="digits,text")
+    parser.add_argument("--tasks", default="digits,digits-resnet20,text")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print("task    split  recipe  float           " + "".join(f"{f'W{b}A{b}':16}" for b in BITS) + "CPU s per trial")
+    widths = "".join(f"{f'W{b}A{b}':16}" for b in BITS)
+    print(f"{'task':16}{'split':7}{'recipe':8}{'float':16}{widths}CPU s per trial")
     for name in arguments.tasks.split(","):
         for recipe in ("ptq", "qat"):
             report(name, recipe, arguments.seeds)
@@ -55,13 +56,13 @@ def report(name: str, recipe: str, seeds: int) -> None:
         networks = [evaluator.build(policy, seed=derive(seed, "uniform", bits)) for seed in range(runs)]
         trials += runs
         for split, loader in splits.items():
-            assert loader is not None, "both built-in tasks have a test split"
+            assert loader is not None, "the built-in tasks have a test split"
             results[split].append([task.measure(network, loader) for network in networks])
     spent = (time.process_time() - start) / trials
     for split, loader in splits.items():
-        assert loader is not None, "both built-in tasks have a test split"
+        assert loader is not None, "the built-in tasks have a test split"
         cells = [shown([task.measure(model, loader)])] + [shown(measured) for measured in results[split]]
-        print(f"{name:8}{split:7}{recipe:8}" + "".join(f"{cell:16}" for cell in cells) + f"{spent:.1f}")
+        print(f"{name:16}{split:7}{recipe:8}" + "".join(f"{cell:16}" for cell in cells) + f"{spent:.1f}")
 
 
 def shown(measured: list[Measurement]) -> str:

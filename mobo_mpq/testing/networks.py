@@ -124,9 +124,16 @@ def resnet50(classes: int = 1000, *, stride_first: bool = False) -> Classifier:
     return Classifier(features, cin, classes)
 
 
-def resnet20(classes: int = 10, *, channels: int = 3, width: int = 16) -> Classifier:
-    """The ResNet-20 for small images of He et al., CVPR 2016, with 1x1 convolutions as shortcuts; 0.27 M weights."""
-    features = nn.Sequential(Conv(channels, width))
+def resnet20(classes: int = 10, *, channels: int = 3, width: int = 16, stem_stride: int = 1) -> Classifier:
+    """The ResNet-20 for small images of He et al., CVPR 2016, with 1x1 convolutions as shortcuts; 0.27 M weights.
+
+    Args:
+        classes: of images.
+        channels: of images.
+        width: channels of the first stage; the second and third have two and four times as many.
+        stem_stride: of the first convolution, 1 in the paper.
+    """
+    features = nn.Sequential(Conv(channels, width, stride=stem_stride))
     cin = width
     for stage in range(3):
         for block in range(3):

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -136,10 +136,19 @@ def augment(indices: NDArray[np.int64], copies: int, config: Config, *labels: st
 
 
 class Digits:
-    """The task ``digits``: accuracy of a depthwise-separable residual network, in [0, 1]."""
+    """The task ``digits``: accuracy of a depthwise-separable residual network, in [0, 1].
+
+    Another network on the same data is a subclass with a ``name``, ``sources`` and :meth:`network` of its own.
+
+    Attributes:
+        name: under which trained weights are kept.
+        sources: files that trained weights depend on.
+    """
 
     metric_name = "accuracy"
     direction = "maximize"
+    name: ClassVar[str] = "digits"
+    sources: ClassVar[tuple[str, ...]] = (__file__, fitting.__file__)
 
     def __init__(self, config: Config | None = None) -> None:
         self.config = config or Config()
@@ -165,19 +174,23 @@ class Digits:
         """What the Pareto set is scored on, once."""
         return self._loader("test", self.config.eval_copies, 256)
 
+    def network(self) -> nn.Module:
+        """The network with fresh weights, drawn from the global generator."""
+        return DigitsNet(self.config.channels)
+
     def model(self) -> nn.Module:
-        """The trained float network; trained on first use, in half a minute on one thread."""
-        key = cache.digest(asdict(self.config), __file__, fitting.__file__)
-        state = cache.cached_state("digits", key, self._train)
-        with isolated(self.config.seed):  # fresh weights are drawn from the global generator
-            network = DigitsNet(self.config.channels)
+        """The trained float network; trained on first use, in less than a minute on one thread."""
+        key = cache.digest(asdict(self.config), *self.sources)
+        state = cache.cached_state(self.name, key, self._train)
+        with isolated(self.config.seed):
+            network = self.network()
         network.load_state_dict(state)
         return network.eval()
 
     def _train(self) -> dict[str, Tensor]:
         config = self.config
         with isolated(derive(config.seed, "digits", "float"), threads=1):
-            network = DigitsNet(config.channels)
+            network = self.network()
             steps = config.epochs * (len(self._split["train"]) * config.train_copies // config.batch_size)
             fitting.fit(network, self._float_batches(), F.cross_entropy, steps, config.learning_rate)
         return network.state_dict()

@@ -15,6 +15,7 @@ from mobo_mpq.objectives.tasks.base import LoadedTask, one_line
 
 _BUILT_IN = {
     "digits": "mobo_mpq.objectives.tasks.digits:Digits",
+    "digits-resnet20": "mobo_mpq.objectives.tasks.digits_resnet20:DigitsResNet20",
     "text": "mobo_mpq.objectives.tasks.text:Text",
 }
 

@@ -86,7 +86,7 @@ def test_pareto_table(command: Command, finished_home: Path, capsys: pytest.Capt
     ("verb", "names"),
     [
         ("targets", {"mpic", "bismo-edge", "bismo-cloud", "bitfusion"}),
-        ("tasks", {"digits", "text"}),
+        ("tasks", {"digits", "digits-resnet20", "text"}),
         ("strategies", {"mobo", "nsga2", "tpe", "random", "sensitivity", "sobol"}),
     ],
 )
@@ -142,7 +142,7 @@ def test_plot(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--task", "digit"], "unknown task 'digit'; known: digits, text. Did you mean 'digits'?"),
+        (["--task", "digit"], "unknown task 'digit'; known: digits, digits-resnet20, text. Did you mean 'digits'?"),
         (["--target", "mpik"], "unknown target 'mpik'; known: "),
         (
             ["--strategy", "mob"],

@@ -21,7 +21,7 @@ def refused(address: str) -> str:
 
 
 def test_built_in_names() -> None:
-    assert task_names() == ("digits", "text")
+    assert task_names() == ("digits", "digits-resnet20", "text")
 
 
 @pytest.mark.parametrize("name", ["Task", "made", "factory", "Better"])
@@ -69,7 +69,7 @@ def test_two_files_of_one_name_do_not_collide(write_task: Write, tmp_path: Path)
 
 @pytest.mark.parametrize("address", ["digit", "mine.py", ":name", "mine.py:", ""])
 def test_unknown_name(address: str) -> None:
-    with pytest.raises(UnknownName, match="known: digits, text.*path/to/file.py:name") as caught:
+    with pytest.raises(UnknownName, match="known: digits, digits-resnet20, text.*path/to/file.py:name") as caught:
         load_task(address)
     if address == "digit":
         assert "Did you mean 'digits'?" in str(caught.value)
