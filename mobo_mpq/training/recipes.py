@@ -60,6 +60,9 @@ class Job:
     details: dict[str, float] = field(default_factory=dict)
 
 
+SIZE = "size_bytes"
+"""Name of the cost that counts what is stored."""
+
 Options = TypeVar("Options")
 D = TypeVar("D")
 
@@ -93,6 +96,10 @@ class Method(ABC, Generic[Options]):
     def as_run(self, layer: LayerSpec, bits: LayerBits, options: Options) -> LayerSpec:
         """The layer that the device runs at these bits, and that costs are those of: ``layer``, or a larger one."""
         return layer
+
+    def tables_bytes(self, layer: LayerSpec, bits: LayerBits, options: Options) -> float:
+        """Bytes of the tables that a layer's weights are looked up in, which its size counts."""
+        return 0.0
 
     def prepare(self, network: QuantizedNetwork, options: Options) -> None:  # noqa: B027 - most have nothing to prepare
         """Add what the state of a finished network holds beyond that of an uncalibrated one."""
@@ -176,7 +183,10 @@ class RecipeCost:
     def layer_cost(self, layer: LayerSpec, bits: LayerBits) -> float:
         """Cost of what the device runs in the place of a layer."""
         bits = LayerBits(*bits)
-        return self.model.layer_cost(self._method.as_run(layer, bits, self._options), bits)
+        cost = self.model.layer_cost(self._method.as_run(layer, bits, self._options), bits)
+        if self.name != SIZE or not cost:  # a weight that an earlier layer stores costs nothing, tables included
+            return cost
+        return cost + self._method.tables_bytes(layer, bits, self._options)
 
 
 def adds_points(kind: str) -> bool:

@@ -38,10 +38,12 @@ def same(first: nn.Module, second: nn.Module) -> bool:
 
 
 def test_names_and_defaults() -> None:
-    assert recipe_names() == ("multipoint", "ptq", "qat")
+    assert recipe_names() == ("kmeans", "multipoint", "ptq", "qat")
     assert default_recipe("ptq").epochs == 0
     assert default_recipe("qat").epochs > 0
-    with pytest.raises(UnknownName, match="unknown recipe 'qta'; known: multipoint, ptq, qat. Did you mean 'qat'?"):
+    with pytest.raises(
+        UnknownName, match="unknown recipe 'qta'; known: kmeans, multipoint, ptq, qat. Did you mean 'qat'?"
+    ):
         default_recipe("qta")
 
 
@@ -160,7 +162,7 @@ def test_unknown_option_and_recipe(trained: TrainingContext) -> None:
         run_recipe(Recipe("qat", options={"rate": 1.0}), trained, uniform(trained, 8), seed=0)
     with pytest.raises(UnknownName, match="unknown option of recipe 'ptq' 'lr'; known: activations"):
         run_recipe(Recipe("ptq", options={"lr": 1.0}), trained, uniform(trained, 8), seed=0)
-    with pytest.raises(UnknownName, match="unknown recipe 'magic'; known: multipoint, ptq, qat"):
+    with pytest.raises(UnknownName, match="unknown recipe 'magic'; known: kmeans, multipoint, ptq, qat"):
         run_recipe(Recipe("magic"), trained, uniform(trained, 8), seed=0)
 
 

@@ -28,9 +28,18 @@ class Qat(Method[Settings]):
 
     def run(self, options: Settings, job: Job, network: QuantizedNetwork) -> None:
         """Calibrate, then train."""
-        calibrated(network, job.context)
-        steps = round(job.recipe.epochs * batch_count(job.context.train, job.recipe.train_fraction))
-        if steps:
-            batches = passes(job.context.train, derive(job.seed, "batches"), job.recipe.train_fraction)
-            told = finetune(network, batches, job.context.loss, steps, options, job.context.network, job.probe)
-            job.details.update(told)
+        calibrate_and_finetune(options, job, network)
+
+
+def calibrate_and_finetune(options: Settings, job: Job, network: QuantizedNetwork) -> None:
+    """Choose the ranges of activations, then train what the network has to train.
+
+    Raises:
+        TrainingDiverged: when the loss is no longer finite.
+    """
+    calibrated(network, job.context)
+    steps = round(job.recipe.epochs * batch_count(job.context.train, job.recipe.train_fraction))
+    if steps:
+        batches = passes(job.context.train, derive(job.seed, "batches"), job.recipe.train_fraction)
+        told = finetune(network, batches, job.context.loss, steps, options, job.context.network, job.probe)
+        job.details.update(told)
