@@ -24,7 +24,6 @@ from mobo_mpq.quant import (
     schemes,
 )
 
-
 EVEN = sorted(name for name, scheme in schemes().items() if issubclass(scheme, UniformScheme))
 """Schemes with an even grid; the others have tests of their own."""
 
