@@ -39,8 +39,9 @@ class Tally:
         self.received += gradient.numel()
         self.zeros += gradient.numel() - int(torch.count_nonzero(gradient))
 
-    def pass_on(self, gradient: Tensor, exact: Tensor) -> None:
-        """Count the gradient of the input, beside what it is in float32."""
+    def pass_on(self, gradient: Tensor, exact: Tensor, scale: float) -> None:
+        """Count the gradient of the input, beside what it is in float32, and the scale that both carry."""
+        self.largest_scale = max(self.largest_scale, scale)
         there = exact != 0
         self.passed += int(there.sum())
         self.lost += int((there & (gradient == 0)).sum())
@@ -66,6 +67,7 @@ class Ledger:
         fresh: whether this backward pass chooses scales anew; otherwise the last ones serve again.
         counting: whether this backward pass is counted.
         loss_scale: what comes back from the loss is multiplied by it; a power of two.
+        outlets: of what the loss hands over to this type.
         tallies: by the name of the layer.
     """
 
@@ -74,15 +76,16 @@ class Ledger:
     fresh: bool = True
     counting: bool = False
     loss_scale: float = 1.0
+    outlets: Tally = field(default_factory=Tally)
     tallies: dict[str, Tally] = field(default_factory=dict)
 
     def total(self) -> Tally:
-        """All layers together."""
-        tallies = self.tallies.values()
+        """All layers together, and outlets."""
+        tallies = [self.outlets, *self.tallies.values()]
         return Tally(
             received=sum(tally.received for tally in tallies),
             zeros=sum(tally.zeros for tally in tallies),
             passed=sum(tally.passed for tally in tallies),
             lost=sum(tally.lost for tally in tallies),
-            largest_scale=max((tally.largest_scale for tally in tallies), default=0.0),
+            largest_scale=max(tally.largest_scale for tally in tallies),
         )

@@ -104,8 +104,7 @@ def _pass_on(ctx: Any, gradient: Tensor) -> Tensor:
     layer.below.scale = layer.above.scale * factor
     if layer.ledger.counting:
         exact = wide if wide.dtype is torch.float32 else _in_float32(ctx, enlarged)
-        layer.tally.pass_on(narrow, exact)
-        layer.tally.largest_scale = max(layer.tally.largest_scale, layer.below.scale)
+        layer.tally.pass_on(narrow, exact, layer.below.scale)
     return narrow
 
 
@@ -205,7 +204,11 @@ class _Outlet(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-        return gradient * ctx.outlet.choose(gradient), None
+        ledger, scale = ctx.outlet.ledger, ctx.outlet.choose(gradient)
+        enlarged = gradient * scale
+        if ledger.counting:
+            ledger.outlets.pass_on(enlarged.to(ledger.dtype), enlarged, scale)
+        return enlarged, None
 
 
 class Unscaled(nn.Module):

@@ -125,12 +125,20 @@ class Half(Arithmetic):
     Args:
         network: calibrated; its parameters are trained.
         settings: of the fine-tune.
-        dtype: float16; another one serves comparisons.
+        dtype: float16; float32 serves comparisons.
+        count_interval: steps from one whose gradients are counted to the next.
     """
 
-    def __init__(self, network: Network, settings: HalfSettings, dtype: torch.dtype = torch.float16) -> None:
+    def __init__(
+        self,
+        network: Network,
+        settings: HalfSettings,
+        dtype: torch.dtype = torch.float16,
+        *,
+        count_interval: int = COUNT_INTERVAL,
+    ) -> None:
         self.scaling = "adaptive" if settings.loss_scaling == AUTO else settings.loss_scaling
-        self.interval = int(settings.scale_interval)
+        self.interval, self.count_interval = int(settings.scale_interval), count_interval
         self.ledger = Ledger(dtype, adaptive=self.scaling == "adaptive")
         self.network = in_half(network, self.ledger)
         first = settings.loss_scale or _FIRST_SCALES[self.scaling]
@@ -154,7 +162,7 @@ class Half(Arithmetic):
     def backward(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
         """See :class:`Arithmetic`."""
         self.ledger.fresh = self._in_a_row > 0 or self._steps % self.interval == 0
-        self.ledger.counting = self._steps % COUNT_INTERVAL == 0
+        self.ledger.counting = self._steps % self.count_interval == 0
         self._steps += 1
         if self._scaler is None:
             loss.backward()
@@ -181,9 +189,10 @@ class Half(Arithmetic):
         """Counts of the fine-tune.
 
         ``overflow_steps``: left out, since a gradient was not finite. ``underflows`` and ``underflow_share``: elements
-        of gradients of layers' inputs that became 0, and are not in float32; counted in one step of
-        :data:`COUNT_INTERVAL`. ``zero_gradient_share``: of the elements of gradients of layers' outputs, likewise.
-        ``loss_scale``: of the loss, at the end. ``largest_scale``: that any gradient had in a step that was counted.
+        of gradients of layers' inputs and of the network's outputs that became 0, and are not in float32.
+        ``zero_gradient_share``: of the elements of gradients of layers' outputs. ``loss_scale``: of the loss, at the
+        end. ``largest_scale``: that any gradient had. All but the first and the scale of the loss are of one step in
+        :data:`COUNT_INTERVAL`.
         """
         if self._steps == self._skipped:
             raise TrainingDiverged(self._overflowed(f"all of its {self._steps} steps"))
