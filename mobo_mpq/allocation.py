@@ -20,8 +20,8 @@ from mobo_mpq.space import SearchSpace
 TOLERANCE = 1e-9
 """Budgets hold up to this relative excess."""
 
-MOST_COMBINATIONS = 30_000
-"""Of the options of two layers, over all interactions: beyond it, a solution takes minutes."""
+MOST_COMBINATIONS = 3_000
+"""Of the options of two layers, over all interactions: 26 layers of 3 options. Beyond it, a solution takes minutes."""
 
 _MAX_REFUSED = 8
 
@@ -41,7 +41,8 @@ def allocate(
         budgets: name -> largest total cost, kept to 1e-9 relative.
         groups: lists of layer indices that must take the same option.
         interactions: two layers -> ``options of the first x options of the second``: what both together add to the sum
-            of their sensitivities (CLADO, Deng et al., arXiv 2307.05657). Exact too, and for dozens of layers.
+            of their sensitivities (CLADO, Deng et al., arXiv 2307.05657). Exact too; for up to 26 layers of 3
+            options that all interact.
 
     Raises:
         InputError: when shapes disagree, a budget has no cost table, or an interaction is not one of two layers.
@@ -62,7 +63,7 @@ def allocate(
     if combinations > MOST_COMBINATIONS:
         raise InputError(
             f"{len(interactions)} interactions of {loss.shape[1]} options have {combinations} combinations; expected "
-            f"at most {MOST_COMBINATIONS}: leave out options, or the weakest interactions"
+            f"at most {MOST_COMBINATIONS}: leave out the weakest interactions, or options"
         )
     pairs = {ends: _interaction(ends, table, loss.shape) for ends, table in interactions.items()}
     plain = [(PairwiseSum(table), limit) for table, limit in limits.values()]

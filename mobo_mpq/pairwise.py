@@ -2,8 +2,8 @@
 
 A pair takes one of ``options x options`` combinations, and each of its two layers takes the option that the
 combination says. That is the linear form of a quadratic programme in binary variables (Adams and Sherali, Management
-Science, 1986), so no convexity is needed. Its size is that of all combinations of all pairs: made for dozens of
-layers, not for hundreds.
+Science, 1986), so no convexity is needed. Its size is that of all combinations of all pairs: it is made for two dozen
+layers where all pairs count, and for hundreds where each layer is in a few.
 """
 
 from __future__ import annotations

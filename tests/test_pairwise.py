@@ -134,6 +134,6 @@ def test_bad_interactions_are_refused(interactions: Interactions, message: str) 
 
 def test_too_many_interactions_are_refused_before_they_take_hours() -> None:
     pairs = {pair: np.zeros((7, 7)) for pair in itertools.combinations(range(40), 2)}
-    expected = "^780 interactions of 7 options have 38220 combinations; expected at most 30000: leave out options"
+    expected = "^780 interactions of 7 options have 38220 combinations; expected at most 3000: leave out the weakest"
     with pytest.raises(InputError, match=expected):
         allocate(np.zeros((40, 7)), {}, {}, interactions=pairs)
