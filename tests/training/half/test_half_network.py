@@ -20,6 +20,7 @@ from mobo_mpq.training.half import scaled
 from mobo_mpq.training.half.ledger import Ledger
 from mobo_mpq.training.half.network import HalfNetwork, in_half
 from mobo_mpq.training.half.rule import LARGEST_TOTAL, Spread
+from mobo_mpq.training.margin import FeatureRecorder, large_margin
 
 
 class Shared(nn.Module):
@@ -190,6 +191,23 @@ def test_the_first_network_is_left_alone() -> None:
     in_half(network, Ledger(adaptive=True))
     assert network.code == code
     assert unequal(before, gradients(network, network, x, target)) == []
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_what_a_loss_reads_on_the_way_carries_no_scale(adaptive: bool) -> None:
+    """A margin between classes, in the features before the last layer: bit for bit that of the network itself."""
+    network, x, target = build("residual", 4, 4)
+    found = []
+    for half in (False, True):
+        recorder = FeatureRecorder(network)
+        ledger = Ledger(torch.float32, adaptive=adaptive, loss_scale=2.0**-3)
+        called = in_half(recorder.network, ledger) if half else recorder.network
+        network.zero_grad()
+        logits = call(called, x)
+        loss = 1e-6 * F.cross_entropy(logits, target) + 1e-4 * large_margin(recorder.features(target), target)
+        loss.backward()
+        found.append({name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None})
+    assert unequal(*found) == []
 
 
 def test_the_scale_of_the_loss_cancels_in_float16() -> None:
