@@ -57,7 +57,7 @@ class HaqOptions:
     lowest: float | None = None
     highest: float | None = None
     cost: str = ""
-    warmup: float = 10.0
+    warmup: float = 5.0
     noise: float = 0.5
     decay: float = 0.95
     updates: float = 4.0
