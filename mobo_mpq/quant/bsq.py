@@ -146,7 +146,8 @@ def requantize(tied: Sequence[BitPlanes]) -> None:
     magnitudes = [values.abs().to(torch.int64) for values in integers]
     used = 0
     for values in magnitudes:
-        used |= sum(1 << bit for bit in range(values.max().item().bit_length()) if bool((values >> bit & 1).any()))
+        for bit in range(int(values.max()).bit_length()):
+            used |= int((values >> bit & 1).any()) << bit
     gone = (used & -used).bit_length() - 1 if used else 0
     planes = max(1, used.bit_length() - gone)
     for weight, values in zip(tied, integers, strict=True):

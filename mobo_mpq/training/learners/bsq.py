@@ -116,14 +116,16 @@ def _start(decision: Variable, options: Sparsity) -> int:
     quantized = [bits for bits in decision.choices if bits <= MOST_BITS]
     if not quantized:
         return decision.choices[-1]
-    if decision.role == Role.ACTIVATION and options.activation_bits:
+    if decision.role == "activation" and options.activation_bits:
         return next((bits for bits in quantized if bits >= options.activation_bits), quantized[-1])
     return quantized[-1]
 
 
 def _own_policy(space: SearchSpace, bits: Sequence[int]) -> Policy:
     """Any bits as a policy, whether the device has them or not."""
-    of = {(d.role, name): n for d, n in zip(space.decisions, bits, strict=True) for name in d.layers}
+    of: dict[tuple[str, str], int] = {}
+    for decision, given in zip(space.decisions, bits, strict=True):
+        of |= {(decision.role, name): given for name in decision.layers}
     return Policy.of({name: LayerBits(of["weight", name], of["activation", name]) for name in space.names})
 
 
@@ -131,7 +133,7 @@ def _split(network: QuantizedNetwork, problem: Problem, start: Sequence[int], op
     """Take the weights apart that have a choice; by the index of the decision."""
     weights: dict[str, int] = {}
     for index, decision in enumerate(problem.space.decisions):
-        if decision.role == Role.WEIGHT and sum(bits <= MOST_BITS for bits in decision.choices) > 1:
+        if decision.role == "weight" and sum(bits <= MOST_BITS for bits in decision.choices) > 1:
             weights |= dict.fromkeys(decision.layers, index)
     tied: dict[int, list[BitPlanes]] = {}
     for name, quantizer in quantizers(network).items():
