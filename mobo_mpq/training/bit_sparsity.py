@@ -25,10 +25,12 @@ class Group:
     Attributes:
         tied: usually one.
         saved: what a bit of it saves, as a share of what a bit of every group saves.
+        spared: number of the highest planes that the lasso leaves alone.
     """
 
     tied: tuple[BitPlanes, ...]
     saved: float
+    spared: int = 0
 
     @property
     def weight(self) -> float:
@@ -87,8 +89,9 @@ class Shrinkage:
             amount = factor * self.rate * self.strength * group.weight
             kept = shares_kept(group.tied, norm, amount)
             for one in group.tied:
-                for plane, share in zip(one.planes, kept, strict=True):
-                    plane.mul_(share).clamp_(0.0, LARGEST_BIT)
+                lasting = len(one.planes) - group.spared
+                for bit, (plane, share) in enumerate(zip(one.planes, kept, strict=True)):
+                    plane.mul_(share if bit < lasting else 1.0).clamp_(0.0, LARGEST_BIT)
 
 
 def shares_kept(tied: Sequence[BitPlanes], gradient: float, amount: float) -> list[float]:

@@ -76,3 +76,12 @@ def test_a_step_shrinks_by_the_running_mean_and_keeps_bits_within_bounds() -> No
         for plane, old, share in zip(one.planes, before, kept, strict=True):
             assert 0.0 < share < 1.0
             torch.testing.assert_close(plane.detach(), (old * share).clamp(0.0, 2.0))
+
+
+def test_the_highest_planes_can_be_spared() -> None:
+    (one,) = (group := Group((planes_of(1.0, -0.5, 0.7),), saved=1.0, spared=2)).tied
+    one(torch.zeros(3)).sum().backward()
+    before = [plane.detach().clone() for plane in one.planes]
+    Shrinkage([group], strength=1e9, rate=1.0).step(1.0)
+    assert not one.planes[0].any()
+    assert all(torch.equal(plane, old) for plane, old in zip(list(one.planes)[1:], before[1:], strict=True))

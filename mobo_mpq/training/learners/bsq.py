@@ -45,7 +45,9 @@ class Sparsity:
             ``cost``, what it saves of the problem's first cost; or the name of another cost.
         activation_bits: of all activations; 0 for the highest of each.
         per_channel: ``on`` for a scale per output channel, ``off`` for one per tensor, as in the paper.
-        rate: learning rate of the bits at its peak.
+        vanish: ``on`` lets all planes of a weight vanish, as in the paper; ``off`` spares the highest ones, which its
+            least choice holds anyway.
+        rate: learning rate of the highest bits at its peak.
         period: epochs from one re-quantization to the next.
         final: share of the epochs that go into the fine-tune at fixed bits.
     """
@@ -54,6 +56,7 @@ class Sparsity:
     weights_by: str = "cost"
     activation_bits: float = 0.0
     per_channel: str = "on"
+    vanish: str = "off"
     rate: float = 0.01
     period: float = 0.5
     final: float = 0.5
@@ -72,8 +75,9 @@ class Sparsity:
         for name, (holds, expected) in legal.items():
             if not holds:
                 raise InputError(f"option '{name}' of learner 'bsq' is {getattr(self, name)!r}; expected {expected}")
-        if self.per_channel not in ("on", "off"):
-            raise UnknownName("value of option 'per_channel' of learner 'bsq'", self.per_channel, ("on", "off"))
+        for name in ("per_channel", "vanish"):
+            if getattr(self, name) not in ("on", "off"):
+                raise UnknownName(f"value of option '{name}' of learner 'bsq'", getattr(self, name), ("on", "off"))
 
 
 @register_learner(Recipe("bsq", epochs=2.0, options=asdict(Sparsity())))
@@ -147,7 +151,8 @@ def _split(network: QuantizedNetwork, problem: Problem, start: Sequence[int], op
         network.set_submodule(name, planes)
         tied.setdefault(index, []).append(planes)
     saved = _saved(problem, start, tied, options.weights_by)
-    return {index: Group(tuple(members), saved[index]) for index, members in tied.items()}
+    spared = {i: problem.space.decisions[i].choices[0] - 1 if options.vanish == "off" else 0 for i in tied}
+    return {index: Group(tuple(members), saved[index], spared[index]) for index, members in tied.items()}
 
 
 def _saved(

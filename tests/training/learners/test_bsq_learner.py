@@ -65,11 +65,13 @@ def test_strength_0_leaves_all_bits(trained: TrainingContext, test_split: tuple[
 
 
 @pytest.mark.parametrize("strength", [1e4, 1e30, 1e300])
-def test_all_planes_vanish_under_great_strengths(trained: TrainingContext, strength: float) -> None:
-    """The device has no layers of 0 bits: the least choice is what they get."""
-    learned = found(trained, strength=strength)
+@pytest.mark.parametrize("vanish", ["on", "off"])
+def test_great_strengths_end_with_the_least_choices(trained: TrainingContext, strength: float, vanish: str) -> None:
+    """The device has no layers of 0 bits: the least choice is what they get, and need not lose."""
+    learned = found(trained, strength=strength, vanish=vanish)
     assert learned.policy == Policy.uniform(trained.network.layers, 2, 8)
-    assert learned.details["vanished"] == 3.0 and learned.details["mean_weight_bits"] == 0.0
+    expected = (3.0, 0.0) if vanish == "on" else (0.0, 2.0)
+    assert (learned.details["vanished"], learned.details["mean_weight_bits"]) == expected
     assert learned.network is not None
     assert all(bool(torch.isfinite(p).all()) for p in learned.network.parameters())
 
@@ -184,8 +186,9 @@ def test_options_out_of_range(trained: TrainingContext, option: str, value: floa
 
 
 def test_words_that_are_unknown(trained: TrainingContext) -> None:
-    with pytest.raises(UnknownName, match="unknown value of option 'per_channel' of learner 'bsq' 'maybe'"):
-        found(trained, per_channel="maybe")
+    for option in ("per_channel", "vanish"):
+        with pytest.raises(UnknownName, match=f"unknown value of option '{option}' of learner 'bsq' 'maybe'"):
+            found(trained, **{option: "maybe"})
     with pytest.raises(UnknownName, match="unknown option of learner 'bsq' 'alpha'"):
         found(trained, alpha=1.0)
 
