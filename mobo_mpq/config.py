@@ -47,6 +47,8 @@ class StudyConfig(BaseModel):
         recipe_options: further options of the recipe.
         precision: of the fine-tune's arithmetic, fp32 or fp16; the recipe's own when absent.
         loss_scaling: of a fine-tune in fp16: adaptive, dynamic, static, none; the recipe's own when absent.
+        proxy_fraction: share of the training data that policies are searched on; all of it when 1.
+        proxy_task: another task that policies are searched on, with a network of the same layers.
         strategy: who proposes.
         strategy_options: further options of the strategy.
         sensitivity: whether layers' sensitivities are measured first, for strategies that use them.
@@ -77,6 +79,8 @@ class StudyConfig(BaseModel):
     recipe_options: dict[str, float | str] = Field(default_factory=dict)
     precision: str | None = None
     loss_scaling: str | None = None
+    proxy_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    proxy_task: str | None = None
     strategy: str = "mobo"
     strategy_options: dict[str, float | str] = Field(default_factory=dict)
     sensitivity: bool = True
@@ -122,6 +126,11 @@ class StudyConfig(BaseModel):
         if len(set(value)) != len(value):
             raise ValueError("expected each one once")
         return value
+
+    @property
+    def has_proxy(self) -> bool:
+        """Whether policies are searched on other data than those that they are evaluated on."""
+        return self.proxy_fraction < 1.0 or self.proxy_task is not None
 
     @property
     def pins(self) -> dict[str, tuple[int, int]]:

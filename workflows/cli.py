@@ -28,6 +28,8 @@ from mobo_mpq.workflows.flags import (
     NameArgument,
     PinOption,
     PrecisionOption,
+    ProxyFractionOption,
+    ProxyTaskOption,
     RunnerOption,
     TargetOption,
     TaskOption,
@@ -65,6 +67,8 @@ def search(
     epochs: Annotated[str | None, typer.Option(metavar="X", help="Of the fine-tune. [default: the recipe's]")] = None,
     precision: PrecisionOption = None,
     loss_scaling: LossScalingOption = None,
+    proxy_fraction: ProxyFractionOption = None,
+    proxy_task: ProxyTaskOption = None,
     strategy: Annotated[str | None, typer.Option(help="Who proposes; see 'mobo-mpq strategies'. [mobo]")] = None,
     sensitivity: Annotated[
         bool | None, typer.Option("--sensitivity/--no-sensitivity", help="Measure layers' sensitivities first. [yes]")
@@ -103,6 +107,7 @@ def search(
     flags |= dict(strategy=strategy, trials=trials, seed=seed, name=name, weight_bits=weight_bits)
     flags |= dict(activation_bits=activation_bits, pin=pin, tie=tie, budget=budget, futility=futility or None)
     flags |= dict(precision=precision, loss_scaling=loss_scaling)
+    flags |= dict(proxy_fraction=proxy_fraction, proxy_task=proxy_task)
     flags |= dict(sensitivity=sensitivity, sensitivity_kind=sensitivity_kind, worst_quality=worst_quality)
     values = settings(study, **flags, concurrency=concurrency, gpus_per_trial=gpus_per_trial)
     if dry_run:

@@ -21,7 +21,8 @@ from mobo_mpq.workflows.preparation import Prepared, prepare, resolve
 from mobo_mpq.workflows.record import StudyRecord
 from mobo_mpq.workflows.reporting import stderr
 from mobo_mpq.workflows.runners import ray_session
-from mobo_mpq.workflows.search import RunOptions, begin, resume
+from mobo_mpq.workflows.search import begin, resume
+from mobo_mpq.workflows.study_run import RunOptions
 
 _FREE = ("schema_version", "trials", "concurrency", "checkpoint_megabytes")
 """Settings that an earlier study may have otherwise: they change how many trials there are, not what one finds."""
@@ -62,6 +63,11 @@ def compare(
     environment.prepare(address)
     names, count = _names(strategies), _count(seeds)
     common = resolve(StudyConfig.parse({**settings, "strategy": names[0]}))
+    if common.has_proxy:
+        raise InputError(
+            "strategies are compared on the task itself, but the study file names a proxy; leave out proxy_fraction "
+            "and proxy_task, or search with each strategy by itself"
+        )
     for name in names:
         check_strategy(name, common.strategy_options)
     place = Home.of(home)

@@ -27,6 +27,7 @@ from mobo_mpq.training.isolation import isolated
 from mobo_mpq.training.learning import learn
 from mobo_mpq.training.probe import Probe, undisturbed
 from mobo_mpq.training.recipes import TrainingContext, apply_uncalibrated, run_recipe
+from mobo_mpq.training.subsets import subset
 from mobo_mpq.trial import Recipe
 
 CALIBRATION_BATCHES = 4
@@ -46,6 +47,8 @@ class Work:
         gpus: share of a GPU that each trial reserves; 0 runs on the CPU.
         futility: whether networks are measured early in their fine-tune, and hopeless ones given up.
         problem: legal policies and costs, for learners.
+        train_fraction: share of the training data that is used; the same one by all workers.
+        proxy: what learners learn on, where that is something else.
     """
 
     task: str
@@ -57,6 +60,8 @@ class Work:
     gpus: float = 0.0
     futility: bool = False
     problem: Problem | None = None
+    train_fraction: float = 1.0
+    proxy: Work | None = None
 
 
 @dataclass(frozen=True)
@@ -119,13 +124,15 @@ class Evaluator:
         self.task = task or load_task(work.task)
         self.device = torch.device("cuda" if work.gpus else "cpu")
         network = Network.from_program(load_program(work.program)).to(self.device)
-        self.train: Iterable[Any] = rebuild(work.train) if work.train else self.task.train
+        train: Iterable[Any] = rebuild(work.train) if work.train else self.task.train
         self.val: Iterable[Any] = rebuild(work.val) if work.val else self.task.val
         seed = derive(work.seed, "calibration")
         with isolated(seed):  # a loader may shuffle and augment by global generators
+            self.train = subset(train, work.train_fraction, work.seed)
             calibration = first_inputs(self.train, CALIBRATION_BATCHES, seed)
             self.divergence = Divergence(network, self.val)
         self.context = TrainingContext(network, self.train, self.task.loss, calibration)
+        self.proxy = Evaluator(work.proxy) if work.proxy else self
 
     def run(
         self,
@@ -178,10 +185,10 @@ class Evaluator:
         """
         start, problem = time.thread_time(), self.work.problem
         assert problem is not None, "studies hand their problem to workers"
-        found = learn(learner, self.context, problem, seed=seed)
+        found = learn(learner, self.proxy.context, problem, seed=seed)
         details |= {**found.details, "learning_cpu_s": time.thread_time() - start}
         if found.network is not None:
-            details["learned_quality"] = self.task.measure(found.network, self.val).value
+            details["learned_quality"] = self.proxy.task.measure(found.network, self.proxy.val).value
         if (broken := problem.broken_budget(found.policy)) is not None:
             raise _Hopeless(str(broken))
         return found.policy

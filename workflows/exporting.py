@@ -111,7 +111,7 @@ def _rebuilt(study: StudyFolder, trial: Trial) -> tuple[Prepared, Evaluator, Qua
     environment.prepare()
     from mobo_mpq.workflows.evaluation import Evaluator
     from mobo_mpq.workflows.preparation import prepare
-    from mobo_mpq.workflows.search import network_of
+    from mobo_mpq.workflows.study_run import network_of
 
     prepared = prepare(study.config(), known=read_events(study.journal)[0])
     evaluator = Evaluator(prepared.work, prepared.task)

@@ -26,6 +26,12 @@ PrecisionOption = Annotated[str | None, typer.Option(help="Of the fine-tune: fp3
 LossScalingOption = Annotated[
     str | None, typer.Option(metavar="WORD", help="In fp16: adaptive, dynamic, static, none. [adaptive]")
 ]
+ProxyFractionOption = Annotated[
+    str | None, typer.Option(metavar="F", help="Search on this share of the training data. [1]")
+]
+ProxyTaskOption = Annotated[
+    str | None, typer.Option(metavar="TASK", help="Search on another task, with a network of the same layers.")
+]
 PinOption = Annotated[list[str] | None, typer.Option(metavar="LAYER=W/A", help="Bits that are not searched.")]
 TieOption = Annotated[list[str] | None, typer.Option(metavar="LAYER,LAYER", help="Layers with the same bits.")]
 

@@ -42,10 +42,11 @@ class StudyFolder:
     def exists(self) -> bool:
         """Whether a study was begun here; a failure before its first trial leaves nothing to resume.
 
-        A journal that cannot be read counts: nobody may write over it.
+        A study that waits for its proxy counts, as does a journal that cannot be read: nobody may write over it.
         """
         try:
-            return self.journal.is_file() and any(event["event"] == "trial" for event in read_events(self.journal))
+            events = read_events(self.journal) if self.journal.is_file() else []
+            return any(event["event"] == "trial" or "proxy_study" in event for event in events)
         except JournalError:
             return True
 

@@ -25,7 +25,7 @@ from mobo_mpq.problem import Problem
 from mobo_mpq.quant.functional import check_bits
 from mobo_mpq.sensitivity import about_kind
 from mobo_mpq.space import SearchSpace
-from mobo_mpq.strategies.registry import check_strategy
+from mobo_mpq.strategies.registry import check_strategy, learns
 from mobo_mpq.training.data import share
 from mobo_mpq.training.recipes import RecipeCost, check_recipe, default_recipe, recipe_names, trains
 from mobo_mpq.trial import Recipe
@@ -49,6 +49,8 @@ class Prepared:
         digest: of the float model's weights.
         baseline: split -> name -> value of the float model.
         sensitivities: of the layers, where the strategy uses them.
+        proxy: the search on a proxy that comes before, or that learners learn on, where there is one.
+        proxy_of: the study that this one is the proxy of.
     """
 
     config: StudyConfig
@@ -60,11 +62,28 @@ class Prepared:
     digest: str
     baseline: dict[str, dict[str, Measurement]]
     sensitivities: Sensitivities | None = None
+    proxy: Prepared | None = None
+    proxy_of: str | None = None
+
+    @property
+    def transfers(self) -> bool:
+        """Whether policies come from a study of their own, on the proxy."""
+        return self.proxy is not None and not learns(self.config.strategy)
 
     def knowing(self, sensitivities: Sensitivities | None) -> Prepared:
         """The same search, with sensitivities."""
         values = None if sensitivities is None else sensitivities.table.values
         return replace(self, problem=replace(self.problem, sensitivity=values), sensitivities=sensitivities)
+
+    def taken_up(self, known: Mapping[str, Any]) -> Prepared:
+        """The same with the sensitivities that its study began with, by the journal's first line.
+
+        Raises:
+            PolicyError: the float model has changed.
+        """
+        _check_weights(self.digest, self.config, known)
+        table = known.get("sensitivity")
+        return self.knowing(Sensitivities.from_dict(table, self.problem.space)) if table else self
 
     def for_study(self, config: StudyConfig) -> Prepared:
         """The same for a study of another name, strategy, seed or number of trials."""
@@ -91,6 +110,8 @@ class Prepared:
                 for split, values in self.baseline.items()
             },
             **({"sensitivity": self.sensitivities.to_dict()} if self.sensitivities else {}),
+            **({"proxy_study": self.proxy.config.name} if self.proxy is not None and self.transfers else {}),
+            **({"proxy_of": self.proxy_of} if self.proxy_of else {}),
         }
 
 
@@ -114,6 +135,9 @@ def resolve(config: StudyConfig) -> StudyConfig:
     # A task's full address finds it from any folder; a built-in one keeps its short name.
     address = config.task if config.task == task.name else task.address
     resolved = {**config.model_dump(by_alias=True), "name": name, "task": address, "target": target}
+    if config.proxy_task is not None:
+        proxy = load_task(config.proxy_task)
+        resolved["proxy_task"] = config.proxy_task if config.proxy_task == proxy.name else proxy.address
     return StudyConfig.parse(resolved | _default_bits(config, device))
 
 
@@ -138,14 +162,15 @@ def prepare(config: StudyConfig, known: Mapping[str, Any] | None = None) -> Prep
     Raises:
         InputError: anything that the user can mend.
     """
+    if known is not None and known.get("proxy_of"):  # prepared as it was: from the study that it is the proxy of
+        found = prepare(config.model_copy(update={"name": known["proxy_of"]})).proxy
+        assert found is not None, "its study file says so"
+        return found
     task, target = load_task(config.task), load_target(config.target)
     model = task.model()
     digest = model_digest(model)
-    if known is not None and known["model_digest"] != digest:
-        raise PolicyError(
-            f"the model of task '{config.task}' has other weights than when study '{known['name']}' began; "
-            "bring the old ones back, or begin a new study with another --name"
-        )
+    if known is not None:
+        _check_weights(digest, config, known)  # before anything else, which takes time
     for bits in sorted({*config.weight_bits, *config.activation_bits, *itertools.chain(*config.pins.values())}):
         check_bits(bits)  # a target may price what no quantizer makes
     program = capture(model, task.example)
@@ -165,8 +190,55 @@ def prepare(config: StudyConfig, known: Mapping[str, Any] | None = None) -> Prep
         problem=problem,
     )
     prepared = Prepared(config, task, target, network, problem, work, digest, baseline)
-    found = (known or {}).get("sensitivity")
-    return prepared.knowing(Sensitivities.from_dict(found, space)) if found else prepared
+    if config.has_proxy:
+        prepared = _with_proxy(prepared)
+    return prepared if known is None else prepared.taken_up(known)
+
+
+def _check_weights(digest: str, config: StudyConfig, known: Mapping[str, Any]) -> None:
+    if known["model_digest"] != digest:
+        raise PolicyError(
+            f"the model of task '{config.task}' has other weights than when study '{known['name']}' began; "
+            "bring the old ones back, or begin a new study with another --name"
+        )
+
+
+def _with_proxy(prepared: Prepared) -> Prepared:
+    """The same, and before it the search on the proxy: its data, its network, its quality, but the costs of this one.
+
+    Raises:
+        InputError: the networks of the two tasks have different layers.
+    """
+    config, problem = prepared.config, prepared.problem
+    proxy = prepared
+    if config.proxy_task is not None:
+        alone = {"task": config.proxy_task, "proxy_task": None, "proxy_fraction": 1.0, "budget": ()}
+        proxy = prepare(config.model_copy(update=alone))
+        _check_same_layers(prepared, proxy)
+    shared = replace(
+        problem,
+        objectives=tuple(o if isinstance(o, CostObjective) else proxy.problem.quality for o in problem.objectives),
+        float_quality=proxy.problem.float_quality,
+    )
+    work = replace(proxy.work, problem=shared, train_fraction=config.proxy_fraction)
+    own = config.model_copy(update={"name": f"{config.name}-proxy"})
+    proxy = replace(proxy, config=own, problem=shared, work=work, proxy_of=config.name)
+    learned_on = work if learns(config.strategy) else None
+    return replace(prepared, proxy=proxy, work=replace(prepared.work, proxy=learned_on))
+
+
+def _check_same_layers(prepared: Prepared, proxy: Prepared) -> None:
+    mine, theirs = (
+        [(layer.name, layer.kind, layer.weight_tie, layer.activation_tie) for layer in one.network.layers]
+        for one in (prepared, proxy)
+    )
+    different = next((a or b for a, b in itertools.zip_longest(mine, theirs) if a != b), None)
+    if different is not None:
+        raise InputError(
+            f"proxy task '{proxy.config.task}' has a network of other layers than task '{prepared.config.task}': they "
+            f"differ at '{different[0]}'; expected the same names, kinds and ties, so that a policy of one is a policy "
+            "of the other"
+        )
 
 
 def space_of(config: StudyConfig, network: Network, target: HardwareTarget) -> SearchSpace:

@@ -17,13 +17,13 @@ from mobo_mpq.errors import JournalError
 from mobo_mpq.journal import Journal, read_events
 from mobo_mpq.objective import Measurement, ObjectiveInfo
 from mobo_mpq.trial import Trial, TrialState
-from mobo_mpq.workflows import search as search_module
+from mobo_mpq.workflows import study_run
 from mobo_mpq.workflows.checkpoints import Checkpoints
 from mobo_mpq.workflows.home import Home, StudyFolder
 from mobo_mpq.workflows.record import Learned, StudyRecord
 from mobo_mpq.workflows.reporting import pareto_document, pareto_table, show_spread, stdout
-from mobo_mpq.workflows.search import network_of
 from mobo_mpq.workflows.selection import select
+from mobo_mpq.workflows.study_run import network_of
 
 Command = Callable[..., int]
 UP = ObjectiveInfo("accuracy", "", "maximize", 0.0)  # type: ignore[arg-type]
@@ -278,7 +278,7 @@ def noisy_home(command: Command, toy: str, finished_home: Path, tmp_path_factory
     home = tmp_path_factory.mktemp("noisy") / "home"
     shutil.copytree(finished_home, home)  # with MLflow's database, which takes seconds to make
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search_module, "network_of", kept_network)
+        patch.setattr(study_run, "network_of", kept_network)
         assert command(*noisy(toy, home)) == 0
     return home
 
@@ -326,7 +326,7 @@ def test_an_interrupted_study_has_what_was_learned(
         if trial.number == 6:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(search_module.Reporter, "finished", interrupt)
+    monkeypatch.setattr(study_run.Reporter, "finished", interrupt)
     assert command(*noisy(toy, home)) == 130
     (event,) = surrogates_of(home, "noisy")
     assert event["trials"] == 7

@@ -148,7 +148,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[Study]:
         studies.append(study)
         return SimpleNamespace(go=lambda: study.ask(1))
 
-    monkeypatch.setattr(search_module, "_Run", collect)
+    monkeypatch.setattr(search_module, "StudyRun", collect)
     return studies
 
 
