@@ -71,11 +71,11 @@ class DdqQuantizer(TensorQuantizer):
         grids = tuple(bits for bits in gates.precisions if bits <= MOST_BITS)
         super().__init__(grids[-1], axis)
         self.resolution, self.gates, self.shape, self._grids = resolution, gates, shape, grids
-        self.scales, self.shifts = nn.ParameterList(), nn.ParameterList()
-        for index, bits in enumerate(self._grids):
-            self.scales.append(torch.full(shape, torch.nan))
+        self.scales = nn.ParameterList(torch.full(shape, torch.nan) for _ in grids)
+        for index in range(len(grids)):
             self.register_buffer(f"zero_point{index}", torch.zeros(shape, dtype=torch.int32))
-            self.shifts.append(torch.zeros(2**bits if resolution.levels == "learned" else 0))
+        learned = grids if resolution.levels == "learned" else ()
+        self.shifts = nn.ParameterList(torch.zeros(2**bits) for bits in learned)
 
     def fit(self, observer: Observer) -> None:
         """Choose scale and zero point of every precision, and space the levels evenly."""
@@ -85,102 +85,144 @@ class DdqQuantizer(TensorQuantizer):
             with torch.no_grad():
                 self.scales[index].copy_(scale.reshape(self.shape))
                 self._zero_point(index).copy_(zero_point.reshape(self.shape))
-                self.shifts[index].zero_()
+        with torch.no_grad():
+            for shift in self.shifts:
+                shift.zero_()
 
     def levels(self, precision: int) -> Tensor:  # -> 2^b
-        """The levels, increasing; only those shifts are differentiated that belong to a precision, given by its index.
+        """The vector q; only those shifts are differentiated that belong to a precision, given by its index.
 
         A level's place is ``k`` and, of each precision, the shift of the block that it is in: few numbers for a coarse
         precision, many for a fine one, each in steps of its own grid. One learning rate suits them all.
         """
         finest = 2**self.bits
-        levels = torch.arange(finest, dtype=torch.float32, device=self.shifts[0].device)
-        if self.resolution.levels == "uniform":
-            return levels
+        levels = torch.arange(finest, dtype=torch.float32, device=self.scales[0].device)
         for index, shift in enumerate(self.shifts):
             block = finest // len(shift)
             moved = block * (shift if index == precision else shift.detach())
             levels = levels + moved.repeat_interleave(block)
-        return levels.sort().values
+        return levels
 
     def quantize(self, x: Tensor) -> Tensor:
         """The quantized ``x``; its gradient, and those of levels, scale and gates, are straight-through estimates."""
-        quantized = self.at(x, self.gates.level)
+        level = self.gates.level
+        quantized = self.at(x, level)
         if not self.gates.learning:
             return quantized
-        result: Tensor = Gated.apply(quantized, self.gates.opened(), x.detach(), self.at)
+        result: Tensor = Gated.apply(quantized, self.gates.opened(), x.detach(), self.at, level)
         return result
 
     def at(self, x: Tensor, precision: int) -> Tensor:
         """``x`` at a precision, given by its index."""
         if self.gates.precisions[precision] > MOST_BITS:
             return x
-        own = self.resolution.ranges == "own"
+        own, correction = self.resolution.ranges == "own", self.resolution.correction
         source = precision if own else len(self._grids) - 1
         scale, zero_point = positive(self.scales[source]), self._zero_point(source)
         qmin, qmax = functional.grid(self._grids[source], self.resolution.symmetric)
-        weight = self.site is None or self.site.axis is not None
-        factor = gradient_scale(x, scale, qmax, weight)
+        factor = gradient_scale(x, scale, qmax, self.site is None or self.site.axis is not None)
         if own and self.resolution.levels == "uniform":
             y = functional.fake_quantize_learned(x, scale, zero_point, qmin, qmax, self.axis, factor)
-        else:
-            bits = self._grids[precision]
-            block = 2 ** (self.bits - bits)
-            means = block_means(self.levels(precision), bits)
-            steps = (means - (block - 1) / 2) / block if own else means
-            y = nearest(x, _slowed(scale, factor), zero_point, steps + qmin, self.axis)
-        if not (self.resolution.correction and x.requires_grad and torch.is_grad_enabled()):
-            return y
-        step = functional.expand(scale.detach(), self.axis, x.ndim)
-        result: Tensor = _Pulled.apply(y, x, step, self.resolution.correction)
-        return result
+            return pulled(y, x, scale.detach(), correction, self.axis) if correction else y
+        bits = self._grids[precision]
+        block = 2 ** (self.bits - bits)
+        middle = (block - 1) / 2  # of the first block
+        levels = (block_means(self.levels(precision), bits) - middle) / block
+        scale = scale.detach() + (scale - scale.detach()) * factor  # as LSQ does
+        if own:
+            return nearest(x, scale, qmin - zero_point, levels, self.axis, correction)
+        return nearest(x, scale * block, (qmin - zero_point + middle) / block, levels, self.axis, correction)
 
     def _zero_point(self, index: int) -> Tensor:
         return self.get_buffer(f"zero_point{index}")
 
 
-def nearest(x: Tensor, scale: Tensor, zero_point: Tensor, levels: Tensor, axis: int | None) -> Tensor:
-    """The nearest of ``scale * (levels - zero_point)``.
+def nearest(
+    x: Tensor, step: Tensor, first: Tensor, levels: Tensor, axis: int | None, correction: float = 0.0
+) -> Tensor:
+    """The nearest of ``step * (first + levels)``.
 
-    The gradient passes straight through to values within half a step of the levels. That of ``levels`` is the sum of
-    the gradients of the values that lie on each, times the scale; that of ``scale`` is LSQ's.
+    The gradient passes straight through to values within half a step of the levels, and pulls them, as that of
+    :func:`pulled`. That of ``levels`` is the sum of the gradients of the values that lie on each, times the step; that
+    of ``step`` is LSQ's.
 
     Args:
         x: any shape.
-        scale: positive; one value, or one per channel along ``axis``.
-        zero_point: whole numbers, of scale's shape.
-        levels: increasing, in units of the scale.
-        axis: channel axis, None for one scale per tensor.
+        step: positive; one value, or one per channel along ``axis``.
+        first: where the even grid starts, in steps; of step's shape.
+        levels: 0, 1, 2, ... in steps, each moved by at most a half, or else by a half: so the nearest one is next to x.
+        axis: channel axis, None for one step per tensor.
+        correction: weight of the pull.
     """
-    step = functional.expand(scale, axis, x.ndim)
-    offset = functional.expand(zero_point, axis, x.ndim).to(x.dtype)
-    place = x / step + offset
-    fixed, known = place.detach(), levels.detach()
-    index = torch.bucketize(fixed, (known[1:] + known[:-1]) / 2)
-    inside = (fixed >= known[0] - 0.5) & (fixed <= known[-1] + 0.5)
-    passed = torch.where(inside, place - fixed, 0.0)
-    return step * (levels[index] + passed - offset)
+    even = torch.arange(len(levels), dtype=levels.dtype, device=levels.device)
+    near = even + (levels - even).clamp(-0.5, 0.5)
+    step, first = functional.expand(step, axis, x.ndim), functional.expand(first, axis, x.ndim).to(x.dtype)
+    quantized: Tensor = _Nearest.apply(x, step, first, near, correction)
+    return quantized
 
 
-def _slowed(scale: Tensor, factor: float) -> Tensor:
-    """The scale, with a gradient multiplied by ``factor``."""
-    return scale.detach() + (scale - scale.detach()) * factor
+class _Nearest(torch.autograd.Function):
+    """One pass instead of a dozen small ones."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, step: Tensor, first: Tensor, levels: Tensor, correction: float) -> Tensor:
+        place = (x / step).sub_(first)
+        index = place.floor().clamp_(0, len(levels) - 2).to(torch.int32)
+        index += place > _pick((levels[1:] + levels[:-1]) / 2, index)
+        level = _pick(levels, index)
+        ctx.save_for_backward(place, index, level, step, first)
+        ctx.correction, ctx.count = correction, len(levels)
+        return (level + first).mul_(step)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        place, index, level, step, first = ctx.saved_tensors
+        inside = ((place - (ctx.count - 1) / 2).abs_() <= ctx.count / 2).to(gradient.dtype)
+        of_x, of_step, of_levels = None, None, None
+        if ctx.needs_input_grad[0]:
+            of_x = gradient * inside
+            if ctx.correction:
+                of_x += (place - level).mul_(gradient.abs()).mul_(inside).mul_(ctx.correction)
+        if ctx.needs_input_grad[1]:
+            of_step = ((level + first).sub_((place + first).mul_(inside)).mul_(gradient)).sum_to_size(step.shape)
+        if ctx.needs_input_grad[3]:
+            weights = (gradient * step).flatten()
+            of_levels = torch.bincount(index.flatten(), weights, ctx.count).to(level.dtype)
+        return of_x, of_step, None, of_levels, None
+
+
+def _pick(values: Tensor, index: Tensor) -> Tensor:
+    """``values[index]``, several times faster."""
+    return values.index_select(0, index.flatten()).view(index.shape)
+
+
+def pulled(quantized: Tensor, x: Tensor, step: Tensor, correction: float, axis: int | None) -> Tensor:
+    """``quantized``, with the gradient correction: values are also pulled towards their levels.
+
+    Reconstructed, in the form of EWGS (Lee et al., CVPR 2021): beside the straight-through gradient ``G`` of the
+    quantized value, ``x`` gets ``correction * |G| (x - quantized) / step``, unless it is a step away from all levels.
+
+    Args:
+        quantized: of x's shape.
+        x: any shape.
+        step: between levels; one value, or one per channel along ``axis``.
+        correction: weight of the pull.
+        axis: channel axis, None for one step per tensor.
+    """
+    if not (x.requires_grad and torch.is_grad_enabled()):
+        return quantized
+    result: Tensor = _Pulled.apply(quantized, x, functional.expand(step, axis, x.ndim), correction)
+    return result
 
 
 class _Pulled(torch.autograd.Function):
-    """The gradient correction: values are also pulled towards their levels.
-
-    Reconstructed, in the form of EWGS (Lee et al., CVPR 2021): beside the straight-through gradient ``G`` of the
-    quantized value, ``x`` gets ``correction * |G| (x - x_q) / step``, if it is not beyond the levels.
-    """
-
     @staticmethod
     def forward(ctx: Any, quantized: Tensor, x: Tensor, step: Tensor, correction: float) -> Tensor:
-        error = (x - quantized) / step
-        ctx.save_for_backward(torch.where(error.abs() <= 1.0, correction * error, 0.0))
+        error = (x - quantized).div_(step)
+        ctx.save_for_backward(error.mul_((error.abs() <= 1.0).to(error.dtype)).mul_(correction))
         return quantized.view_as(quantized)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         (pull,) = ctx.saved_tensors
-        return gradient, gradient.abs() * pull, None, None
+        return gradient, gradient.abs().mul_(pull), None, None

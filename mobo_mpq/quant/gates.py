@@ -103,16 +103,19 @@ class Gated(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, quantized: Tensor, opened: Tensor, x: Tensor, at: Callable[[Tensor, int], Tensor]) -> Tensor:
-        """``quantized``, of x's shape; ``at`` quantizes ``x`` at the precision of a given index."""
-        ctx.save_for_backward(x, opened)
-        ctx.at = at
+    def forward(
+        ctx: Any, quantized: Tensor, opened: Tensor, x: Tensor, at: Callable[[Tensor, int], Tensor], level: int
+    ) -> Tensor:
+        """``quantized``, of x's shape, which is ``at(x, level)``; ``at`` takes the index of any precision."""
+        ctx.save_for_backward(quantized, opened, x)
+        ctx.at, ctx.level = at, level
         return quantized.view_as(quantized)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """As the class says; nothing for ``x``, which ``quantized`` has passed on already."""
-        x, opened = ctx.saved_tensors
+        quantized, opened, x = ctx.saved_tensors
         with torch.no_grad():
-            products = torch.stack([(gradient * ctx.at(x, level)).sum() for level in range(len(opened) + 1)])
-        return gradient, products.diff().to(opened.dtype), None, None
+            values = (quantized if i == ctx.level else ctx.at(x, i) for i in range(len(opened) + 1))
+            products = torch.stack([torch.vdot(gradient.flatten(), value.flatten()) for value in values])
+        return gradient, products.diff().to(opened.dtype), None, None, None
