@@ -20,6 +20,7 @@ from mobo_mpq.config import StudyConfig
 from mobo_mpq.objectives.hardware import target_names
 from mobo_mpq.objectives.tasks import task_names
 from mobo_mpq.strategies.amp import AmpOptions
+from mobo_mpq.strategies.haq import HaqOptions
 from mobo_mpq.strategies.ompq import OmpqOptions
 from mobo_mpq.strategies.registry import check_strategy, strategy_names
 from mobo_mpq.training.recipes import default_recipe, recipe_names
@@ -228,6 +229,11 @@ def test_options_and_defaults_of_multipoint() -> None:
 def test_options_and_defaults_of_amp() -> None:
     rows = table(section_of("methods/amp.md", "## Options"))
     assert {name: json.loads(value) if value else None for name, value in rows.items()} == asdict(AmpOptions())
+
+
+def test_options_and_defaults_of_haq() -> None:
+    rows = table(section_of("methods/haq.md", "## Options"))
+    assert {name: json.loads(value) if value else None for name, value in rows.items()} == asdict(HaqOptions())
 
 
 def test_options_and_defaults_of_ompq() -> None:
