@@ -41,7 +41,8 @@ class SweepOptions:
 class Sweep(Strategy):
     """Runs one learner again and again, each time with another value of the option that trades quality against cost.
 
-    Values halve the gaps between those before them, so that any number of trials is spread over the range. A policy may
+    Values halve the gaps between those before them, so that any number of trials is spread over the range. Options that
+    the method leaves open take turns. A policy may
     be found twice; it is then scored twice, with different seeds. Nothing is learned from trials.
     """
 
@@ -74,38 +75,51 @@ class Sweep(Strategy):
         return replace(default, epochs=epochs, options={**default.options, **options.learner})
 
     @abstractmethod
-    def limits(self) -> tuple[float, float]:
-        """The range that is swept where the user gives none, the cheapest policies first."""
+    def turns(self) -> list[dict[str, float | str]]:
+        """Options that take turns, each with a sweep of its own; those that the user gave stay."""
 
     @abstractmethod
-    def between(self, first: float, last: float, share: float) -> float:
+    def limits(self, options: Mapping[str, float | str]) -> tuple[float, float]:
+        """The range that is swept where the user gives none.
+
+        Args:
+            options: of the learner, for this turn.
+        """
+
+    @abstractmethod
+    def between(self, lowest: float, highest: float, share: float) -> float:
         """A value inside the range."""
 
     def propose(self, n: int) -> list[Proposal]:
         """The next value."""
-        span, (lowest, highest) = self.options.span, self.limits()
+        turns, turn = self.turns(), self.number - 1  # number 0 is the highest bits
+        recipe = self.recipe(self.options)
+        options = {**recipe.options, **turns[turn % len(turns)], **self.options.learner}
+        span, (lowest, highest) = self.options.span, self.limits(options)
         lowest = lowest if span.lowest is None else span.lowest
         highest = highest if span.highest is None else span.highest
-        value = self.between(lowest, highest, van_der_corput(self.number))
-        recipe = self.recipe(self.options)
-        return [Proposal(None, self.name, learner=replace(recipe, options={**recipe.options, self.swept: value}))]
+        options[self.swept] = self.between(lowest, highest, van_der_corput(turn // len(turns) + 1))
+        return [Proposal(None, self.name, learner=replace(recipe, options=options))]
 
 
 class BudgetSweep(Sweep):
-    """From the cost of the highest bits down to that of the cheapest policy, as shares of the former."""
+    """From the cost of the highest bits down to that of the cheapest policy; the problem's costs take turns."""
 
     swept = "budget"
 
-    def limits(self) -> tuple[float, float]:
-        """The cheapest policy's share, and all of it."""
-        name = str(self.recipe(self.options).options.get("cost", ""))
-        cost = self.problem.cost(name) if name else self.problem.costs[0]
+    def turns(self) -> list[dict[str, float | str]]:
+        """The costs."""
+        return [{"cost": cost.info.name} for cost in self.problem.costs]
+
+    def limits(self, options: Mapping[str, float | str]) -> tuple[float, float]:
+        """The cheapest policy's share of the cost of the highest bits, and all of it."""
+        cost = self.problem.cost(str(options["cost"]))
         highest = cost(self.problem.space.highest())
         return cost(self.problem.cheapest(cost.info.name)) / highest, 1.0
 
-    def between(self, first: float, last: float, share: float) -> float:
-        """Evenly."""
-        return last - share * (last - first)
+    def between(self, lowest: float, highest: float, share: float) -> float:
+        """Evenly, from above."""
+        return highest - share * (highest - lowest)
 
 
 class Ddq(BudgetSweep):
@@ -121,16 +135,23 @@ class Seam(BudgetSweep):
 
 
 class Bsq(Sweep):
-    """Yang et al., "BSQ: Exploring Bit-Level Sparsity", ICLR 2021, arXiv 2102.10462."""
+    """Yang et al., "BSQ: Exploring Bit-Level Sparsity", ICLR 2021, arXiv 2102.10462.
+
+    The method leaves activations as they are: their widths take turns.
+    """
 
     name = "bsq"
     swept = "strength"
 
-    def limits(self) -> tuple[float, float]:
-        """From strengths under which nearly all bit planes stay to those under which nearly all vanish."""
-        return 1e-3, 1.0
+    def turns(self) -> list[dict[str, float | str]]:
+        """Widths of all activations, the highest first."""
+        return [{"activation_bits": float(bits)} for bits in self.problem.space.activation_bits[::-1] if bits <= 8]
 
-    def between(self, first: float, last: float, share: float) -> float:
+    def limits(self, options: Mapping[str, float | str]) -> tuple[float, float]:
+        """From strengths under which bit planes begin to vanish to those under which hardly any stays."""
+        return 0.01, 10.0
+
+    def between(self, lowest: float, highest: float, share: float) -> float:
         """Evenly in the logarithm."""
-        value: float = first * (last / first) ** share
+        value: float = lowest * (highest / lowest) ** share
         return value

@@ -38,7 +38,7 @@ def test_the_highest_bits_come_first_and_then_learners(name):
 
 @pytest.mark.parametrize("name", LEARNED)
 def test_values_halve_the_gaps_between_those_before(name):
-    values = swept(name, 16)
+    values = swept(name, 16)  # one cost, and activations of one width
     assert len(set(values)) == len(values)
     ends = swept(name, 2**9)
     assert min(values) > min(ends) and max(values) < max(ends)
@@ -53,6 +53,22 @@ def test_budgets_lie_between_the_cheapest_policy_and_the_highest_bits(name):
         least = cost(problem.cheapest(cost.info.name)) / cost(problem.space.highest())
         values = swept(name, 64, {"cost": cost.info.name}, size=True)
         assert least < min(values) < least + 0.05 and 0.95 < max(values) < 1.0
+
+
+@pytest.mark.parametrize(("name", "option", "words"), [
+    ("ddq", "cost", ["latency_s", "size_bytes"]),
+    ("seam", "cost", ["latency_s", "size_bytes"]),
+    ("bsq", "activation_bits", [8.0, 4.0]),
+])  # fmt: skip
+def test_what_a_method_leaves_open_takes_turns_unless_the_user_gives_it(name, option, words):
+    learners = [one.learner for one in proposals(name, 9, size=True, activation_bits=(4, 8))[1:]]
+    assert [one.options[option] for one in learners] == words * 4
+    budget = "strength" if name == "bsq" else "budget"
+    for word in words:
+        own = [one.options[budget] for one in learners if one.options[option] == word]
+        assert len(set(own)) == 4
+    given = proposals(name, 5, {option: words[1]}, size=True, activation_bits=(4, 8))[1:]
+    assert {one.learner.options[option] for one in given} == {words[1]}
 
 
 @pytest.mark.parametrize("name", LEARNED)
