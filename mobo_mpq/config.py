@@ -48,6 +48,7 @@ class StudyConfig(BaseModel):
         precision: of the fine-tune's arithmetic, fp32 or fp16; the recipe's own when absent.
         loss_scaling: of a fine-tune in fp16: adaptive, dynamic, static, none; the recipe's own when absent.
         proxy_fraction: share of the training data that policies are searched on; all of it when 1.
+        proxy_epochs: of the recipe in a search on a proxy; as on the task when absent.
         proxy_task: another task that policies are searched on, with a network of the same layers.
         strategy: who proposes.
         strategy_options: further options of the strategy.
@@ -80,6 +81,7 @@ class StudyConfig(BaseModel):
     precision: str | None = None
     loss_scaling: str | None = None
     proxy_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    proxy_epochs: Annotated[float, Field(gt=0)] | None = None
     proxy_task: str | None = None
     strategy: str = "mobo"
     strategy_options: dict[str, float | str] = Field(default_factory=dict)

@@ -28,6 +28,7 @@ from mobo_mpq.workflows.flags import (
     NameArgument,
     PinOption,
     PrecisionOption,
+    ProxyEpochsOption,
     ProxyFractionOption,
     ProxyTaskOption,
     RunnerOption,
@@ -68,6 +69,7 @@ def search(
     precision: PrecisionOption = None,
     loss_scaling: LossScalingOption = None,
     proxy_fraction: ProxyFractionOption = None,
+    proxy_epochs: ProxyEpochsOption = None,
     proxy_task: ProxyTaskOption = None,
     strategy: Annotated[str | None, typer.Option(help="Who proposes; see 'mobo-mpq strategies'. [mobo]")] = None,
     sensitivity: Annotated[
@@ -107,7 +109,7 @@ def search(
     flags |= dict(strategy=strategy, trials=trials, seed=seed, name=name, weight_bits=weight_bits)
     flags |= dict(activation_bits=activation_bits, pin=pin, tie=tie, budget=budget, futility=futility or None)
     flags |= dict(precision=precision, loss_scaling=loss_scaling)
-    flags |= dict(proxy_fraction=proxy_fraction, proxy_task=proxy_task)
+    flags |= dict(proxy_fraction=proxy_fraction, proxy_epochs=proxy_epochs, proxy_task=proxy_task)
     flags |= dict(sensitivity=sensitivity, sensitivity_kind=sensitivity_kind, worst_quality=worst_quality)
     values = settings(study, **flags, concurrency=concurrency, gpus_per_trial=gpus_per_trial)
     if dry_run:

@@ -220,7 +220,10 @@ def _with_proxy(prepared: Prepared) -> Prepared:
         objectives=tuple(o if isinstance(o, CostObjective) else proxy.problem.quality for o in problem.objectives),
         float_quality=proxy.problem.float_quality,
     )
-    work = replace(proxy.work, problem=shared, train_fraction=config.proxy_fraction)
+    recipe = proxy.work.recipe
+    if config.proxy_epochs is not None:
+        recipe = replace(recipe, epochs=config.proxy_epochs)
+    work = replace(proxy.work, problem=shared, train_fraction=config.proxy_fraction, recipe=recipe)
     own = config.model_copy(update={"name": f"{config.name}-proxy"})
     proxy = replace(proxy, config=own, problem=shared, work=work, proxy_of=config.name)
     learned_on = work if learns(config.strategy) else None
@@ -267,8 +270,8 @@ def study_recipe(config: StudyConfig) -> Recipe:
         if name not in default.options:
             able = [f"'{kind}'" for kind in recipe_names() if name in default_recipe(kind).options]
             raise InputError(
-                f"--{name.replace('_', '-')} is '{word}', but recipe '{default.kind}' has no fine-tune whose arithmetic "
-                f"could be chosen; leave it out, or take --recipe {' or '.join(able)}"
+                f"--{name.replace('_', '-')} is '{word}', but recipe '{default.kind}' has no fine-tune whose "
+                f"arithmetic could be chosen; leave it out, or take --recipe {' or '.join(able)}"
             )
     return Recipe(
         kind=default.kind,

@@ -192,6 +192,14 @@ def test_sensitivities_are_those_of_the_proxy_and_kept(toy: str, tmp_path: Path)
     assert resume("s", trials=5, home=tmp_path, runner="serial").evaluated >= 3
 
 
+def test_a_proxy_has_epochs_of_its_own(toy: str) -> None:
+    config = StudyConfig.parse(dict(task=toy, proxy_fraction=0.1, epochs=0.5, proxy_epochs=4))
+    prepared = prepare(resolve(config))
+    assert prepared.proxy is not None
+    assert (prepared.work.recipe.epochs, prepared.proxy.work.recipe.epochs) == (0.5, 4.0)
+    assert prepared.proxy.work.recipe.options == prepared.work.recipe.options
+
+
 @pytest.mark.usefixtures("quick")
 def test_policies_of_another_task(toy: str, halves: str, tmp_path: Path) -> None:
     """Its network, data and quality, but the costs of the network that will be shipped."""
