@@ -71,8 +71,8 @@ class DdqQuantizer(TensorQuantizer):
         grids = tuple(bits for bits in gates.precisions if bits <= MOST_BITS)
         super().__init__(grids[-1], axis)
         self.resolution, self.gates, self.shape, self._grids = resolution, gates, shape, grids
-        self.scales = nn.ParameterList(torch.full(shape, torch.nan) for _ in grids)
         for index in range(len(grids)):
+            self.register_parameter(f"scale{index}", nn.Parameter(torch.full(shape, torch.nan)))
             self.register_buffer(f"zero_point{index}", torch.zeros(shape, dtype=torch.int32))
         learned = grids if resolution.levels == "learned" else ()
         self.shifts = nn.ParameterList(torch.zeros(2**bits) for bits in learned)
@@ -83,7 +83,7 @@ class DdqQuantizer(TensorQuantizer):
         for index, bits in enumerate(self._grids):
             scale, zero_point = choose(observer, "mse", *functional.grid(bits, symmetric), symmetric)
             with torch.no_grad():
-                self.scales[index].copy_(scale.reshape(self.shape))
+                self.scale(index).copy_(scale.reshape(self.shape))
                 self._zero_point(index).copy_(zero_point.reshape(self.shape))
         with torch.no_grad():
             for shift in self.shifts:
@@ -96,7 +96,7 @@ class DdqQuantizer(TensorQuantizer):
         precision, many for a fine one, each in steps of its own grid. One learning rate suits them all.
         """
         finest = 2**self.bits
-        levels = torch.arange(finest, dtype=torch.float32, device=self.scales[0].device)
+        levels = torch.arange(finest, dtype=torch.float32, device=self.scale(0).device)
         for index, shift in enumerate(self.shifts):
             block = finest // len(shift)
             moved = block * (shift if index == precision else shift.detach())
@@ -118,7 +118,7 @@ class DdqQuantizer(TensorQuantizer):
             return x
         own, correction = self.resolution.ranges == "own", self.resolution.correction
         source = precision if own else len(self._grids) - 1
-        scale, zero_point = positive(self.scales[source]), self._zero_point(source)
+        scale, zero_point = positive(self.scale(source)), self._zero_point(source)
         qmin, qmax = functional.grid(self._grids[source], self.resolution.symmetric)
         factor = gradient_scale(x, scale, qmax, self.site is None or self.site.axis is not None)
         if own and self.resolution.levels == "uniform":
@@ -132,6 +132,10 @@ class DdqQuantizer(TensorQuantizer):
         if own:
             return nearest(x, scale, qmin - zero_point, levels, self.axis, correction)
         return nearest(x, scale * block, (qmin - zero_point + middle) / block, levels, self.axis, correction)
+
+    def scale(self, precision: int) -> nn.Parameter:
+        """Step of the grid at a precision, given by its index; that of the highest one where ranges are shared."""
+        return self.get_parameter(f"scale{precision}")
 
     def _zero_point(self, index: int) -> Tensor:
         return self.get_buffer(f"zero_point{index}")

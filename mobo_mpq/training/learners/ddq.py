@@ -27,8 +27,10 @@ from mobo_mpq.training.sites import decisions_of, policy_of
 from mobo_mpq.training.soft_costs import SoftCost
 from mobo_mpq.trial import Recipe
 
-_MOMENTUM, _SCALE_DECAY, _AVERAGE = 0.9, 0.99, 0.9
-_LEFTOVER = 0.01
+_MOMENTUM, _AVERAGE, _TYPICAL = 0.9, 0.9, 0.95  # how much of the past stays at every step
+_LARGEST = 3.0  # of a step's gradients, relative to what is typical
+_ROUNDING = 1e-6  # of costs in float32
+_LEFTOVER = 0.01  # what bits are worth that the search has given up, while the budget allows them
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +117,11 @@ class Ddq(Learner[DdqOptions]):
         if not search.steps:
             settle()
         levels = [shift for q in quantizers(network).values() if isinstance(q, DdqQuantizer) for shift in q.shifts]
+        rates = [(shift, options.level_rate) for shift in levels] + [(gate.logits, 0.0) for gate in gates]
         batches = passes(context.train, derive(lesson.seed, "batches"), recipe.train_fraction)
-        extras = Extras([(shift, options.level_rate) for shift in levels], search.penalty, after_step)
-        finetune(network, batches, context.loss, steps, options.settings(), context.network, extras=extras)
+        extras = Extras(rates, search.penalty, after_step)
+        if steps:
+            finetune(network, batches, context.loss, steps, options.settings(), context.network, extras=extras)
         details = {"steps": float(steps), "cost_share": soft.cost(network.policy) / soft.highest, **search.details()}
         return Learned(network.policy, network.requires_grad_(False), details)
 
@@ -155,15 +159,15 @@ def gated(
 class _Search:
     """Moves the gates: by gradients of the loss and of the penalty, whose proportions are kept.
 
-    Adam would give every gate the same speed, whatever it saves and whatever the loss says: here all gates have one
-    second moment in common.
+    Adam would give every gate the same speed, whatever it saves and whatever the loss says. Here the gradients of all
+    gates together are divided by their typical size: a geometric mean, since a steep penalty spans many decades.
     """
 
     def __init__(self, gates: Sequence[Gates], soft: SoftCost, options: DdqOptions, steps: int) -> None:
         self.gates, self.soft, self.options, self.steps = gates, soft, options, steps
         self._free = [gate.logits for gate in gates if len(gate.precisions) > 1] if steps else []
         self._momentum = [torch.zeros_like(logits) for logits in self._free]
-        self._scale, self._done = 0.0, 0
+        self._log_size: float | None = None
         self._average = [gate.logits.detach().clone() for gate in gates]
         self._flips, self._before = 0, [gate.level for gate in gates]
 
@@ -172,21 +176,25 @@ class _Search:
         if not any(logits.requires_grad for logits in self._free):
             return loss.new_zeros(())
         share = self.soft.interpolated(torch.stack([gate.effective_bits() for gate in self.gates]))
-        return loss * ((share / self.options.budget).clamp(min=1.0) ** self.options.alpha - 1.0)
+        ratio = share / self.options.budget
+        if ratio.item() <= 1.0 + _ROUNDING:
+            return loss.new_zeros(())
+        return loss * (ratio**self.options.alpha - 1.0)
 
     @torch.no_grad()
     def step(self) -> None:
         """Move every gate by its gradient."""
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._free]
-        if not gradients:
+        size = float(torch.cat(gradients).double().square().mean().sqrt()) if gradients else 0.0
+        if size == 0.0:
             return
-        self._done += 1
-        mean = float(torch.cat(gradients).square().mean())
-        self._scale += (1.0 - _SCALE_DECAY) * (mean - self._scale)
-        size = math.sqrt(self._scale / (1.0 - _SCALE_DECAY**self._done)) + 1e-30
+        log_size = math.log(size)
+        before = log_size if self._log_size is None else self._log_size
+        self._log_size = _TYPICAL * before + (1.0 - _TYPICAL) * log_size
+        size = math.exp(max(self._log_size, log_size - math.log(_LARGEST)))
         for logits, momentum, gradient in zip(self._free, self._momentum, gradients, strict=True):
-            momentum.lerp_(gradient, 1.0 - _MOMENTUM)
-            logits.sub_(self.options.gate_rate * momentum / size).clamp_(-1.0, 1.0)
+            momentum.lerp_(gradient / size, 1.0 - _MOMENTUM)
+            logits.sub_(self.options.gate_rate * momentum).clamp_(-1.0, 1.0)
         levels = [gate.level for gate in self.gates]
         self._flips += sum(a != b for a, b in zip(levels, self._before, strict=True))
         self._before = levels
@@ -202,5 +210,5 @@ class _Search:
         return [[0.0, *(-one.cumsum(0)).tolist()] for one in worth]
 
     def details(self) -> dict[str, float]:
-        """What the search saw last."""
+        """How restless it was."""
         return {"flips": float(self._flips)}
