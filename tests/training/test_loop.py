@@ -6,7 +6,7 @@ import torch
 
 from mobo_mpq.errors import InputError, TrainingDiverged
 from mobo_mpq.policy import Policy
-from mobo_mpq.training.loop import Settings, cosine, finetune
+from mobo_mpq.training.loop import Extras, Settings, cosine, finetune
 from mobo_mpq.training.recipes import TrainingContext, apply_uncalibrated, default_recipe, run_recipe
 from mobo_mpq.trial import Recipe
 
@@ -136,3 +136,37 @@ def test_uncalibrated_network_is_an_error(trained: TrainingContext) -> None:
     network = apply_uncalibrated(trained, policy, default_recipe("qat"))
     with pytest.raises(InputError, match="has seen no data yet"):
         finetune(network, trained.train, trained.loss, 1, Settings(), trained.network)
+
+
+def test_learners_add_rates_penalties_and_steps(trained: TrainingContext) -> None:
+    """Adam's first step is the rate: absolute for what has one of its own, in the network and beside it."""
+    network = calibrated(trained)
+    inside = next(iter(network.parameters()))
+    beside = torch.nn.Parameter(torch.tensor([100.0, -100.0]))
+    held = torch.nn.Parameter(torch.ones(1))
+    before = inside.detach().clone()
+    seen: list[float] = []
+    done: list[int] = []
+
+    def penalty(loss: torch.Tensor) -> torch.Tensor:
+        assert not loss.requires_grad
+        seen.append(float(loss))
+        return 1e4 * beside.sum() + held.sum()
+
+    extras = Extras([(inside, 0.25), (beside, 0.5), (held, 0.0)], penalty, done.append)
+    plain = Settings(warmup=0.0, distill=0.0)
+    finetune(network, trained.train, trained.loss, 1, plain, trained.network, extras=extras)
+    assert float((inside.detach() - before).abs().max()) == pytest.approx(0.25, rel=1e-3)
+    assert beside.tolist() == pytest.approx([99.5, -100.5])
+    assert beside.grad is not None and beside.grad.tolist() == [1e4, 1e4]  # not clipped
+    assert held.item() == 1.0 and done == [1] and len(seen) == 1
+
+
+def test_penalties_that_are_not_finite_end_the_fine_tune(trained: TrainingContext) -> None:
+    beside = torch.nn.Parameter(torch.zeros(1))
+    infinite = Extras([(beside, 0.1)], lambda loss: loss * torch.inf + beside.sum())
+    with pytest.raises(TrainingDiverged, match="diverged at step 1 of 2: its loss is inf"):
+        finetune(calibrated(trained), trained.train, trained.loss, 2, Settings(), trained.network, extras=infinite)
+    steep = Extras([(beside, 0.1)], lambda loss: beside.sum().sqrt())
+    with pytest.raises(TrainingDiverged, match="diverged at step 1 of 2: its gradient has norm inf"):
+        finetune(calibrated(trained), trained.train, trained.loss, 2, Settings(), trained.network, extras=steep)
