@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import nn
 
-from mobo_mpq.errors import UnknownName
 from mobo_mpq.policy import Policy
 from mobo_mpq.problem import Problem
 from mobo_mpq.seeding import derive
 from mobo_mpq.training.isolation import isolated
-from mobo_mpq.training.recipes import TrainingContext, check_extent
+from mobo_mpq.training.plugins import Plugins
+from mobo_mpq.training.recipes import TrainingContext
 from mobo_mpq.trial import Recipe
 
 
@@ -80,33 +79,13 @@ class Learner(ABC, Generic[Options]):
         """
 
 
-_LEARNERS: dict[str, Learner[Any]] = {}
-L = TypeVar("L", bound=type[Learner[Any]])
-
-
-def register_learner(default: Recipe) -> Callable[[L], L]:
-    """Class decorator: make a learner known by ``default.kind``.
-
-    Args:
-        default: every option it takes, at its default.
-    """
-
-    def register(learner: L) -> L:
-        learner.default = default
-        _LEARNERS[default.kind] = learner()
-        return learner
-
-    return register
+LEARNERS: Plugins[Learner[Any]] = Plugins("learner", "mobo_mpq.training.learners")
+register_learner = LEARNERS.register
 
 
 def learner_names() -> tuple[str, ...]:
     """Names of the learners."""
-    return tuple(sorted(_learners()))
-
-
-def finds_policy(recipe: Recipe) -> bool:
-    """Whether a recipe is a learner's."""
-    return recipe.kind in _learners()
+    return LEARNERS.names
 
 
 def default_learner(kind: str) -> Recipe:
@@ -115,7 +94,7 @@ def default_learner(kind: str) -> Recipe:
     Raises:
         UnknownName: when there is none of that name.
     """
-    return _learner(kind).default
+    return LEARNERS[kind].default
 
 
 def check_learner(recipe: Recipe) -> None:
@@ -125,9 +104,7 @@ def check_learner(recipe: Recipe) -> None:
         UnknownName: for an unknown learner, or an option that it does not take.
         InputError: for epochs below 0, a share of the data outside (0, 1], or an option of a wrong value.
     """
-    learner = _learner(recipe.kind)
-    check_extent(recipe)
-    learner.options(recipe)
+    LEARNERS.check(recipe)
 
 
 def learn(recipe: Recipe, context: TrainingContext, problem: Problem, *, seed: int) -> Learned:
@@ -150,21 +127,9 @@ def learn(recipe: Recipe, context: TrainingContext, problem: Problem, *, seed: i
         TrainingDiverged: when the loss is no longer finite.
     """
     check_learner(recipe)
-    learner = _learner(recipe.kind)
+    learner = LEARNERS[recipe.kind]
     with isolated(derive(seed, "learner", recipe.kind)):
         found = learner.learn(learner.options(recipe), Lesson(recipe, context, problem, seed))
     problem.space.to_levels([found.policy])  # a learner keeps ties and pins
     finite = {name: float(value) for name, value in found.details.items() if math.isfinite(value)}
     return Learned(found.policy, found.network, finite)
-
-
-def _learners() -> dict[str, Learner[Any]]:
-    import_module("mobo_mpq.training.learners")  # its modules import this one, and register themselves
-    return _LEARNERS
-
-
-def _learner(kind: str) -> Learner[Any]:
-    learners = _learners()
-    if kind not in learners:
-        raise UnknownName("learner", kind, tuple(sorted(learners)))
-    return learners[kind]

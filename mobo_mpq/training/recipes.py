@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import Any, ClassVar, Generic, TypeVar
 
-from mobo_mpq.errors import InputError, UnknownName
 from mobo_mpq.graph import Network
 from mobo_mpq.hardware import CostModel
 from mobo_mpq.layers import LayerSpec
@@ -20,6 +18,7 @@ from mobo_mpq.seeding import derive
 from mobo_mpq.training.data import Inputs, accepted_by, device_of, to_device
 from mobo_mpq.training.isolation import isolated
 from mobo_mpq.training.losses import Loss
+from mobo_mpq.training.plugins import Plugins
 from mobo_mpq.training.probe import Probe
 from mobo_mpq.trial import Recipe
 
@@ -115,23 +114,8 @@ class Method(ABC, Generic[Options]):
         """
 
 
-_METHODS: dict[str, Method[Any]] = {}
-M = TypeVar("M", bound=type[Method[Any]])
-
-
-def register_recipe(default: Recipe) -> Callable[[M], M]:
-    """Class decorator: make a recipe known by ``default.kind``.
-
-    Args:
-        default: every option it takes, at its default.
-    """
-
-    def register(method: M) -> M:
-        method.default = default
-        _METHODS[default.kind] = method()
-        return method
-
-    return register
+METHODS: Plugins[Method[Any]] = Plugins("recipe", "mobo_mpq.training.methods")
+register_recipe = METHODS.register
 
 
 def parsed(options: type[D], recipe: Recipe) -> D:
@@ -146,7 +130,7 @@ def parsed(options: type[D], recipe: Recipe) -> D:
 
 def recipe_names() -> tuple[str, ...]:
     """Names of the recipes."""
-    return tuple(sorted(_methods()))
+    return METHODS.names
 
 
 def default_recipe(kind: str) -> Recipe:
@@ -155,7 +139,7 @@ def default_recipe(kind: str) -> Recipe:
     Raises:
         UnknownName: when there is none of that name.
     """
-    return _method(kind).default
+    return METHODS[kind].default
 
 
 def trains(recipe: Recipe) -> bool:
@@ -177,7 +161,7 @@ class RecipeCost:
 
     def __init__(self, model: CostModel, recipe: Recipe) -> None:
         self.model, self.name, self.unit = model, model.name, model.unit
-        self._method = _method(recipe.kind)
+        self._method = METHODS[recipe.kind]
         self._options = self._method.options(recipe)
 
     def layer_cost(self, layer: LayerSpec, bits: LayerBits) -> float:
@@ -195,7 +179,7 @@ def adds_points(kind: str) -> bool:
     Raises:
         UnknownName: for an unknown recipe.
     """
-    return _method(kind).adds_points
+    return METHODS[kind].adds_points
 
 
 def run_recipe(
@@ -227,7 +211,7 @@ def run_recipe(
         TrainingDiverged: when the loss is no longer finite.
     """
     check_recipe(recipe)
-    method = _method(recipe.kind)
+    method = METHODS[recipe.kind]
     with isolated(derive(seed, "recipe", recipe.kind)):
         network = apply_uncalibrated(context, policy, recipe)
         job = Job(recipe, context, seed, probe, {} if details is None else details)
@@ -240,7 +224,7 @@ def apply_uncalibrated(context: TrainingContext, policy: Policy, recipe: Recipe)
 
     Raises: as :func:`run_recipe`.
     """
-    method = _method(recipe.kind)
+    method = METHODS[recipe.kind]
     options = method.options(recipe)
     weight, activation = method.schemes(options)
     network = apply_policy(method.source(context.network, options), policy, weight=weight, activation=activation)
@@ -255,23 +239,7 @@ def check_recipe(recipe: Recipe) -> None:
         UnknownName: for an unknown recipe, or an option that it does not take.
         InputError: for epochs below 0, a share of the data outside (0, 1], or an option of a wrong value.
     """
-    method = _method(recipe.kind)
-    check_extent(recipe)
-    method.options(recipe)
-
-
-def check_extent(recipe: Recipe) -> None:
-    """Whether epochs and share of the data make sense.
-
-    Raises:
-        InputError: for epochs below 0, or a share of the data outside (0, 1].
-    """
-    if not 0.0 <= recipe.epochs < float("inf"):
-        raise InputError(f"recipe '{recipe.kind}' has epochs {recipe.epochs!r}; expected 0 or more")
-    if not 0.0 < recipe.train_fraction <= 1.0:
-        raise InputError(
-            f"recipe '{recipe.kind}' has train_fraction {recipe.train_fraction!r}; expected more than 0, at most 1"
-        )
+    METHODS.check(recipe)
 
 
 def calibrated(network: QuantizedNetwork, context: TrainingContext) -> list[Inputs]:
@@ -280,15 +248,3 @@ def calibrated(network: QuantizedNetwork, context: TrainingContext) -> list[Inpu
     batches = [to_device(accepted_by(inputs, names), device) for inputs in context.calibration]
     calibrate(network, batches)
     return batches
-
-
-def _methods() -> dict[str, Method[Any]]:
-    import_module("mobo_mpq.training.methods")  # its modules import this one, and register themselves
-    return _METHODS
-
-
-def _method(kind: str) -> Method[Any]:
-    methods = _methods()
-    if kind not in methods:
-        raise UnknownName("recipe", kind, tuple(sorted(methods)))
-    return methods[kind]

@@ -10,9 +10,9 @@ from mobo_mpq.errors import InputError, PolicyError, UnknownName
 from mobo_mpq.options import parse_options
 from mobo_mpq.policy import Policy
 from mobo_mpq.testing.toys import make_toy
-from mobo_mpq.training import learning
 from mobo_mpq.training.covering import covering
 from mobo_mpq.training.learning import (
+    LEARNERS,
     Learned,
     Learner,
     check_learner,
@@ -34,9 +34,8 @@ class Wanted:
 
 
 @pytest.fixture
-def drawn(monkeypatch):
+def drawn():
     """A learner that draws its bits from torch's global generator."""
-    monkeypatch.setattr(learning, "_LEARNERS", dict(learning._learners()))
 
     @register_learner(Recipe("drawn", epochs=1.0, options={"bits": 2.0}))
     class Drawn(Learner[Wanted]):
@@ -50,7 +49,8 @@ def drawn(monkeypatch):
                 return Learned(Policy.of({"other": (8, 8)}))
             return Learned(covering(space, bits.tolist()), None, {"first": float(bits[0]), "nothing": float("nan")})
 
-    return Drawn
+    yield Drawn
+    LEARNERS.forget("drawn")
 
 
 def test_a_learner_repeats_itself_and_leaves_the_generators_alone(drawn, context):
@@ -83,7 +83,7 @@ def test_what_is_wrong_is_said_before_anything_is_trained(drawn):
         check_learner(Recipe("drawn", train_fraction=0))
 
 
-@pytest.mark.parametrize("name", sorted(learning._learners()))
+@pytest.mark.parametrize("name", learner_names())
 def test_every_learner_takes_its_own_defaults(name):
     recipe = default_learner(name)
     check_learner(recipe)

@@ -148,7 +148,7 @@ def test_plot(
             ["--strategy", "mob"],
             f"unknown strategy 'mob'; known: {', '.join(strategy_names())}. Did you mean 'mobo'?",
         ),
-        (["--recipe", "qta"], "unknown recipe 'qta'; known: multipoint, ptq, qat. Did you mean 'qat'?"),
+        (["--recipe", "qta"], "unknown recipe 'qta'; known: kmeans, multipoint, ptq, qat. Did you mean 'qat'?"),
         (["--objectives", "latency,power"], "unknown cost 'power'; known: bops, energy, latency, size."),
         (["--pin", "conv9=8/8"], "unknown layer 'conv9'; known: 0, 2, 5."),
         (["--tie", "0,9"], "unknown layer '9'"),
