@@ -26,7 +26,7 @@ from typing import Any  # noqa: E402
 import methods_plot  # noqa: E402
 from methods_runs import UNIFORM, Job, Scored, lead, prepared_task, rescore, run, scored  # noqa: E402
 
-BUDGETS_S = {"digits": 100.0, "digits-resnet20": 180.0}
+BUDGETS_S = {"digits": 100.0, "digits-resnet20": 120.0}
 METHODS = ("mobo", "random", "haq", "ddq", "bsq", "seam")
 ASSETS = Path(__file__).parents[1] / "docs" / "assets" / "methods"
 RESCORED_AT_ONCE = 8
