@@ -77,7 +77,8 @@ class StudySearcher(Searcher):
             self.on_finished(self._tell(number, result or {}))
 
     def _tell(self, number: int, result: dict[str, Any]) -> Trial:
-        known: dict[str, Any] = {key: result.get(key) for key in ("seconds", "cpu_s", "details")}
+        known: dict[str, Any] = {key: result.get(key) for key in ("seconds", "cpu_s")}
+        known["details"] = dict(result.get("details", []))
         known["early"] = measurement_from_list(result["early"]) if "early" in result else None
         known["policy"] = Policy.of(dict(result["policy"])) if "policy" in result else None
         if "measured" in result:

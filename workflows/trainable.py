@@ -59,7 +59,7 @@ class PolicyTrainable(tune.Trainable):
             bar=self.assignment["bar"],
         )
         result: dict[str, Any] = {"done": True, "seconds": outcome.seconds, "cpu_s": outcome.cpu_s}
-        result["details"] = dict(outcome.details)
+        result["details"] = list(outcome.details.items())  # Tune takes mappings apart
         if outcome.policy is not None:
             result["policy"] = listed(outcome.policy)
         if outcome.early is not None:

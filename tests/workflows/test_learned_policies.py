@@ -73,6 +73,9 @@ def test_ray_finds_what_a_serial_run_finds_and_it_can_be_exported(
     found = {name: StudyRecord.read(Home.of(home).existing(name)) for name in ("serial", "ray")}
     assert [t.policy for t in found["ray"].trials] == [t.policy for t in found["serial"].trials]
     assert [t.values for t in found["ray"].trials] == [t.values for t in found["serial"].trials]
+    told = [{k: v for k, v in t.details.items() if k != "learning_cpu_s"} for t in found["serial"].trials]
+    assert [{k: v for k, v in t.details.items() if k != "learning_cpu_s"} for t in found["ray"].trials] == told
+    assert all("learned_quality" in one for one in told[1:])
     assert command("export", "--study", "ray", "--trial", 1, "--out", tmp_path / "out", "--home", home) == 0
     policy = json.loads((tmp_path / "out" / "policy.json").read_text())["layers"]
     assert found["ray"].trials[1].policy is not None and policy == found["ray"].trials[1].policy.to_dict()
