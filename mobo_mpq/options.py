@@ -35,3 +35,19 @@ def parse_options(options: type[D], values: Mapping[str, float | str], owner: st
         except (TypeError, ValueError):
             raise InputError(f"option '{name}' of {owner} is {value!r}; expected a number") from None
     return options(**found)
+
+
+def check_each(options: object, owner: str, legal: Mapping[str, tuple[bool, str]]) -> None:
+    """Refuse the first option whose value makes no sense.
+
+    Args:
+        options: a dataclass.
+        owner: whose options they are, for messages: "the fine-tune".
+        legal: name of an option -> whether its value is legal, and what is expected.
+
+    Raises:
+        InputError: naming option and value.
+    """
+    for name, (holds, expected) in legal.items():
+        if not holds:
+            raise InputError(f"option '{name}' of {owner} is {getattr(options, name)!r}; expected {expected}")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from mobo_mpq.errors import InputError, UnknownName
-from mobo_mpq.options import parse_options
+from mobo_mpq.options import check_each, parse_options
 from mobo_mpq.strategies.base import NoOptions
 
 
@@ -43,3 +43,10 @@ def test_wrong_options_are_named(values: dict[str, float | str], message: str) -
 def test_where_there_are_none() -> None:
     with pytest.raises(UnknownName, match="unknown option of strategy 'tpe' 'beta'; known: none"):
         parse_options(NoOptions, {"beta": 1.0}, "strategy 'tpe'")
+
+
+def test_values_that_make_no_sense_are_named() -> None:
+    legal = {"rate": (True, "0 or more"), "limit": (False, "a number above 0"), "word": (False, "a or b")}
+    with pytest.raises(InputError, match="^option 'limit' of recipe 'x' is -1.0; expected a number above 0$"):
+        check_each(Example(0.5, -1.0), "recipe 'x'", legal)
+    check_each(Example(), "recipe 'x'", {"rate": (True, "0 or more")})

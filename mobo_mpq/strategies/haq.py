@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from mobo_mpq.allocation import TOLERANCE
 from mobo_mpq.arrays import Floats, Levels
 from mobo_mpq.engine.designs import van_der_corput
-from mobo_mpq.errors import InfeasibleBudget, InputError, UnknownName
+from mobo_mpq.errors import InfeasibleBudget, UnknownName
 from mobo_mpq.objective import Direction
+from mobo_mpq.options import check_each
 from mobo_mpq.policy import Policy
 from mobo_mpq.problem import Problem
 from mobo_mpq.strategies.base import Strategy
@@ -75,9 +76,7 @@ class HaqOptions:
             "decay": (0.0 < self.decay <= 1.0, "more than 0, at most 1"),
             "updates": (0.0 <= self.updates < math.inf, "0 or more"),
         }
-        for name, (holds, expected) in legal.items():
-            if not holds:
-                raise InputError(f"option '{name}' of strategy 'haq' is {getattr(self, name)!r}; expected {expected}")
+        check_each(self, "strategy 'haq'", legal)
 
 
 class Goal(NamedTuple):

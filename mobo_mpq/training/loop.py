@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mobo_mpq.errors import InputError, TrainingDiverged
+from mobo_mpq.errors import TrainingDiverged
 from mobo_mpq.graph import Network, call
+from mobo_mpq.options import check_each
 from mobo_mpq.quant.transform import QuantizedNetwork, quantizers
 from mobo_mpq.training.data import Inputs, accepted_by, device_of, logits_of, split_batch, to_device
 from mobo_mpq.training.half.scaling import AUTO, Arithmetic, arithmetic_of, check_half
@@ -65,9 +66,7 @@ class Settings:
             "temperature": (0.0 < self.temperature < math.inf, "a number above 0"),
             "margin": (0.0 <= self.margin < math.inf, "0 or more"),
         }
-        for name, (holds, expected) in legal.items():
-            if not holds:
-                raise InputError(f"option '{name}' of the fine-tune is {getattr(self, name)!r}; expected {expected}")
+        check_each(self, "the fine-tune", legal)
         check_half(self)
 
 

@@ -13,8 +13,7 @@ import torch
 from mobo_mpq.choices import Variable
 from mobo_mpq.errors import InputError, UnknownName
 from mobo_mpq.folding import tensor_of
-from mobo_mpq.options import parse_options
-from mobo_mpq.policy import LayerBits, Policy
+from mobo_mpq.options import check_each, parse_options
 from mobo_mpq.problem import Problem
 from mobo_mpq.quant import functional
 from mobo_mpq.quant.base import Role
@@ -29,6 +28,7 @@ from mobo_mpq.training.data import batch_count, passes
 from mobo_mpq.training.learning import Learned, Learner, Lesson, register_learner
 from mobo_mpq.training.loop import Extras, Settings, cosine, finetune
 from mobo_mpq.training.recipes import calibrated
+from mobo_mpq.training.sites import policy_of
 from mobo_mpq.trial import Recipe
 
 LEAST_BITS, MOST_BITS = 2, 8
@@ -72,9 +72,7 @@ class Sparsity:
             "period": (0.0 < self.period < math.inf, "a number above 0"),
             "final": (0.0 <= self.final < 1.0, "0 or more, below 1"),
         }
-        for name, (holds, expected) in legal.items():
-            if not holds:
-                raise InputError(f"option '{name}' of learner 'bsq' is {getattr(self, name)!r}; expected {expected}")
+        check_each(self, "learner 'bsq'", legal)
         for name in ("per_channel", "vanish"):
             if getattr(self, name) not in ("on", "off"):
                 raise UnknownName(f"value of option '{name}' of learner 'bsq'", getattr(self, name), ("on", "off"))
@@ -94,7 +92,7 @@ class Bsq(Learner[Sparsity]):
         start = [_start(decision, options) for decision in space.decisions]
         network = apply_policy(
             context.network,
-            _own_policy(space, start),
+            policy_of(space, start),
             weight=LsqScheme(),
             activation=LsqScheme(symmetric=False, per_channel=False),
         )
@@ -123,14 +121,6 @@ def _start(decision: Variable, options: Sparsity) -> int:
     if decision.role == "activation" and options.activation_bits:
         return next((bits for bits in quantized if bits >= options.activation_bits), quantized[-1])
     return quantized[-1]
-
-
-def _own_policy(space: SearchSpace, bits: Sequence[int]) -> Policy:
-    """Any bits as a policy, whether the device has them or not."""
-    of: dict[tuple[str, str], int] = {}
-    for decision, given in zip(space.decisions, bits, strict=True):
-        of |= {(decision.role, name): given for name in decision.layers}
-    return Policy.of({name: LayerBits(of["weight", name], of["activation", name]) for name in space.names})
 
 
 def _split(network: QuantizedNetwork, problem: Problem, start: Sequence[int], options: Sparsity) -> dict[int, Group]:
@@ -210,7 +200,7 @@ def _sparsify(
 
 def _fix(network: QuantizedNetwork, bits: Sequence[int], space: SearchSpace) -> None:
     """Planes become weights on an even grid of as many bits, whose step sizes are learned from now on."""
-    network.meta["policy"] = _own_policy(space, bits)
+    network.meta["policy"] = policy_of(space, bits)
     for name, planes in quantizers(network).items():
         if isinstance(planes, BitPlanes) and planes.site is not None:
             scheme = LsqScheme(per_channel=planes.axis is not None)

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from mobo_mpq.errors import InputError
 from mobo_mpq.folding import tensor_of
+from mobo_mpq.options import check_each
 from mobo_mpq.quant.base import Role
 from mobo_mpq.quant.ddq import DdqQuantizer, Resolution
 from mobo_mpq.quant.gates import MOST_BITS, Gates
@@ -69,9 +69,7 @@ class DdqOptions:
             "search": (0.0 <= self.search <= 1.0, "0 to 1"),
             "level_rate": (0.0 <= self.level_rate < math.inf, "0 or more"),
         }
-        for name, (holds, expected) in legal.items():
-            if not holds:
-                raise InputError(f"option '{name}' of recipe 'ddq' is {getattr(self, name)!r}; expected {expected}")
+        check_each(self, "recipe 'ddq'", legal)
         self.resolution(Role.WEIGHT)
         self.settings()
 

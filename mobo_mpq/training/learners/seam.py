@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
-from mobo_mpq.errors import InputError
 from mobo_mpq.folding import tensor_of
 from mobo_mpq.graph import Network
+from mobo_mpq.options import check_each
 from mobo_mpq.policy import Policy
 from mobo_mpq.quant.base import Role, Site, build_quantizer
 from mobo_mpq.quant.functional import OFF_BITS
@@ -67,9 +67,7 @@ class Mixtures:
             "temperature": (0.0 < self.temperature <= 1.0, "more than 0, at most 1"),
             "distill": (0.0 <= self.distill <= 1.0, "0 to 1"),
         }
-        for name, (holds, expected) in legal.items():
-            if not holds:
-                raise InputError(f"option '{name}' of recipe 'seam' is {getattr(self, name)!r}; expected {expected}")
+        check_each(self, "recipe 'seam'", legal)
 
 
 @register_learner(Recipe("seam", epochs=2.0, options=asdict(Mixtures())))
