@@ -18,7 +18,7 @@ from mobo_mpq.options import parse_options
 from mobo_mpq.policy import Policy
 from mobo_mpq.problem import Problem
 from mobo_mpq.seeding import derive, rng
-from mobo_mpq.trial import Proposal, Trial, TrialState
+from mobo_mpq.trial import Proposal, Recipe, Trial, TrialState
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class Strategy(ABC):
         self.problem, self.seed = problem, seed
         self.options = self.options_class() if options is None else options
         self.running: dict[int, Policy | None] = {}
+        self.learning: dict[int, Recipe] = {}
         self.finished: list[Trial] = []
         self._told: set[int] = set()
         self._seen: set[Policy] = set()
@@ -76,7 +77,7 @@ class Strategy(ABC):
             if not fresh:
                 break
             for proposal in fresh:
-                self._register(self._next, proposal.policy)
+                self._register(self._next, proposal)
                 proposals.append(proposal)
         return proposals
 
@@ -93,6 +94,7 @@ class Strategy(ABC):
                 raise InputError(f"trial {trial.number} was told before; tell each number once")
             self._told.add(trial.number)
             self.running.pop(trial.number, None)
+            self.learning.pop(trial.number, None)
             if trial.policy is not None:
                 self._seen.add(trial.policy)
             self._next = max(self._next, trial.number + 1)
@@ -106,7 +108,7 @@ class Strategy(ABC):
         """
         trials = list(trials)
         for trial in sorted(trials, key=lambda one: one.number):
-            self._register(trial.number, trial.policy)
+            self._register(trial.number, trial.proposal)
         self.tell([trial for trial in trials if trial.is_final])
 
     # --- what a strategy writes -------------------------------------------------------------------------------------
@@ -252,8 +254,10 @@ class Strategy(ABC):
             at = around[int(np.argmin(excess))]
         return space.to_policies(at)[0]
 
-    def _register(self, number: int, policy: Policy | None) -> None:
-        self.running[number] = policy
+    def _register(self, number: int, proposal: Proposal) -> None:
+        self.running[number] = proposal.policy
         self._next = max(self._next, number + 1)
-        if policy is not None:
-            self._seen.add(policy)
+        if proposal.policy is not None:
+            self._seen.add(proposal.policy)
+        if proposal.learner is not None:
+            self.learning[number] = proposal.learner

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
+
+import numpy as np
 
 from mobo_mpq.engine.designs import van_der_corput
 from mobo_mpq.errors import InputError
 from mobo_mpq.options import parse_options
+from mobo_mpq.policy import Policy
 from mobo_mpq.strategies.base import Strategy
 from mobo_mpq.training.learning import check_learner, default_learner
-from mobo_mpq.trial import Proposal, Recipe
+from mobo_mpq.trial import Proposal, Recipe, Trial
+
+WEAKEST, STRONGEST = 0.01, 10.0
+"""Strengths of BSQ under which bit planes begin to vanish, and under which hardly any stays."""
+MOST_BITS = 8
+"""Of an activation that is quantized."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +51,7 @@ class SweepOptions:
 class Sweep(Strategy):
     """Runs one learner again and again, each time with another value of the option that trades quality against cost.
 
-    Values halve the gaps between those before them, so that any number of trials is spread over the range. Options that
-    the method leaves open take turns. A policy may
-    be found twice; it is then scored twice, with different seeds. Nothing is learned from trials.
+    A policy may be found twice; it is then scored twice, with different seeds.
     """
 
     name: ClassVar[str]
@@ -63,6 +71,13 @@ class Sweep(Strategy):
             raise InputError(
                 f"option '{cls.swept}' of {owner} is swept over the trials; give its range by 'lowest' and 'highest'"
             )
+        lowest, highest = span.lowest, span.highest
+        sensible = all(end is None or 0 < end < math.inf for end in (lowest, highest))
+        if not sensible or (lowest or 0.0) > (highest or math.inf):
+            raise InputError(
+                f"options 'lowest' and 'highest' of {owner} are {lowest} and {highest}; expected numbers above 0, the "
+                "lower one first"
+            )
         options = SweepOptions(span, {key: value for key, value in values.items() if key not in known})
         check_learner(cls.recipe(options))
         return options
@@ -75,51 +90,39 @@ class Sweep(Strategy):
         return replace(default, epochs=epochs, options={**default.options, **options.learner})
 
     @abstractmethod
-    def turns(self) -> list[dict[str, float | str]]:
-        """Options that take turns, each with a sweep of its own; those that the user gave stay."""
-
-    @abstractmethod
-    def limits(self, options: Mapping[str, float | str]) -> tuple[float, float]:
-        """The range that is swept where the user gives none.
-
-        Args:
-            options: of the learner, for this turn.
-        """
-
-    @abstractmethod
-    def between(self, lowest: float, highest: float, share: float) -> float:
-        """A value inside the range."""
+    def aim(self) -> dict[str, float | str]:
+        """What the next trial aims at: the option that is swept, and others that go with it."""
 
     def propose(self, n: int) -> list[Proposal]:
-        """The next value."""
-        turns, turn = self.turns(), self.number - 1  # number 0 is the highest bits
+        """The next aim."""
         recipe = self.recipe(self.options)
-        options = {**recipe.options, **turns[turn % len(turns)], **self.options.learner}
-        span, (lowest, highest) = self.options.span, self.limits(options)
-        lowest = lowest if span.lowest is None else span.lowest
-        highest = highest if span.highest is None else span.highest
-        options[self.swept] = self.between(lowest, highest, van_der_corput(turn // len(turns) + 1))
-        return [Proposal(None, self.name, learner=replace(recipe, options=options))]
+        return [Proposal(None, self.name, learner=replace(recipe, options={**recipe.options, **self.aim()}))]
+
+    def ends(self, lowest: float, highest: float) -> tuple[float, float]:
+        """Of the range: what the user gave, over these."""
+        span = self.options.span
+        return lowest if span.lowest is None else span.lowest, highest if span.highest is None else span.highest
 
 
 class BudgetSweep(Sweep):
-    """From the cost of the highest bits down to that of the cheapest policy; the problem's costs take turns."""
+    """From the cost of the highest bits down to that of the cheapest policy; the problem's costs take turns.
+
+    Budgets halve the gaps between those before them, so that any number of trials is spread over the range.
+    """
 
     swept = "budget"
 
-    def turns(self) -> list[dict[str, float | str]]:
-        """The costs."""
-        return [{"cost": cost.info.name} for cost in self.problem.costs]
-
-    def limits(self, options: Mapping[str, float | str]) -> tuple[float, float]:
-        """The cheapest policy's share of the cost of the highest bits, and all of it."""
-        cost = self.problem.cost(str(options["cost"]))
-        highest = cost(self.problem.space.highest())
-        return cost(self.problem.cheapest(cost.info.name)) / highest, 1.0
-
-    def between(self, lowest: float, highest: float, share: float) -> float:
-        """Evenly, from above."""
-        return highest - share * (highest - lowest)
+    def aim(self) -> dict[str, float | str]:
+        """A cost and a budget on it, as a share of what the highest bits cost."""
+        names = [cost.info.name for cost in self.problem.costs]
+        turn = self.number - 1  # number 0 is the highest bits
+        if given := str(self.options.learner.get("cost", "")):
+            names = [given]
+        cost = self.problem.cost(names[turn % len(names)])
+        least = cost(self.problem.cheapest(cost.info.name)) / cost(self.problem.space.highest())
+        lowest, highest = self.ends(least, 1.0)
+        share = van_der_corput(turn // len(names) + 1)
+        return {"cost": cost.info.name, self.swept: highest - share * (highest - lowest)}
 
 
 class Ddq(BudgetSweep):
@@ -134,24 +137,71 @@ class Seam(BudgetSweep):
     name = "seam"
 
 
+class _Gap(NamedTuple):
+    """Between two strengths at one width of the activations, and by how much their policies differ in cost."""
+
+    width: float
+    lowest: float
+    highest: float
+    cost: float
+
+
 class Bsq(Sweep):
     """Yang et al., "BSQ: Exploring Bit-Level Sparsity", ICLR 2021, arXiv 2102.10462.
 
-    The method leaves activations as they are: their widths take turns.
+    What a strength saves is not known before, and differs between networks: each trial goes between the two strengths
+    whose policies differ most in cost, the weaker of which is not too bad to be of interest. The method leaves
+    activations as they are: every width of theirs has strengths of its own.
     """
 
     name = "bsq"
     swept = "strength"
 
-    def turns(self) -> list[dict[str, float | str]]:
-        """Widths of all activations, the highest first."""
-        return [{"activation_bits": float(bits)} for bits in self.problem.space.activation_bits[::-1] if bits <= 8]
+    def aim(self) -> dict[str, float | str]:
+        """The middle of the largest gap, in the logarithm of the strength."""
+        gaps = [gap for width in self._widths() for gap in self._gaps(width)]
+        # times its width: between neighbours that differ in one large layer there is nothing to be found
+        widest = max(gaps, key=lambda gap: gap.cost * math.log(gap.highest / gap.lowest))
+        return {"activation_bits": widest.width, self.swept: math.sqrt(widest.lowest * widest.highest)}
 
-    def limits(self, options: Mapping[str, float | str]) -> tuple[float, float]:
-        """From strengths under which bit planes begin to vanish to those under which hardly any stays."""
-        return 0.01, 10.0
+    def _widths(self) -> list[float]:
+        if (given := float(self.options.learner.get("activation_bits", 0.0))) > 0:
+            return [given]
+        return [float(bits) for bits in self.problem.space.activation_bits[::-1] if bits <= MOST_BITS]
 
-    def between(self, lowest: float, highest: float, share: float) -> float:
-        """Evenly in the logarithm."""
-        value: float = lowest * (highest / lowest) ** share
-        return value
+    def _gaps(self, width: float) -> list[_Gap]:
+        """Between neighbouring strengths; one that runs, or failed, counts as if costs were even between others."""
+        space, (lowest, highest) = self.problem.space, self.ends(WEAKEST, STRONGEST)
+        least, most = (space.uniform(bits, int(width)) for bits in (space.weight_bits[0], space.weight_bits[-1]))
+        known = {lowest: self._cost(most), highest: self._cost(least)}
+        tried, poor = {lowest, highest}, set[float]()
+        for learner, trial in self._learners():
+            strength = float(learner.options[self.swept])
+            if learner.options["activation_bits"] == width:
+                tried.add(strength)
+                if trial is not None and trial.policy is not None and self.is_of_space(trial.policy):
+                    known[strength] = self._cost(trial.policy)
+                    poor |= {strength} if self._is_poor(trial) else set()
+        places, at = sorted(tried), sorted(known)
+        costs = np.interp(np.log(places), np.log(at), [known[strength] for strength in at]).tolist()
+        gaps = [
+            _Gap(width, one, two, 0.0 if one in poor else abs(a - b))
+            for (one, a), (two, b) in itertools.pairwise(zip(places, costs, strict=True))
+        ]
+        return gaps or [_Gap(width, lowest, highest, 0.0)]  # the user wants a single strength
+
+    def _learners(self) -> Iterator[tuple[Recipe, Trial | None]]:
+        """Of all trials so far, and the trial where it has ended."""
+        yield from ((trial.learner, trial) for trial in self.finished if trial.learner is not None)
+        yield from ((learner, None) for learner in self.learning.values())
+
+    def _cost(self, policy: Policy) -> float:
+        """Mean over the costs, as shares of what the highest bits cost."""
+        highest = self.problem.space.highest()
+        return sum(cost(policy) / cost(highest) for cost in self.problem.costs) / len(self.problem.costs)
+
+    def _is_poor(self, trial: Trial) -> bool:
+        """Whether a trial is already worse than anything of interest: beyond it, nothing is better."""
+        quality = self.problem.quality
+        found = trial.values.get(quality.name)
+        return found is not None and quality.sign * found.value < quality.sign * quality.reference
