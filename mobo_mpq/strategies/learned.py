@@ -10,10 +10,13 @@ from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mobo_mpq.engine.designs import van_der_corput
 from mobo_mpq.errors import InputError
+from mobo_mpq.objective import CostObjective, Measurement
 from mobo_mpq.options import parse_options
+from mobo_mpq.pareto import hypervolume
 from mobo_mpq.policy import Policy
 from mobo_mpq.strategies.base import Strategy
 from mobo_mpq.training.learning import check_learner, default_learner
@@ -21,6 +24,8 @@ from mobo_mpq.trial import Proposal, Recipe, Trial
 
 WEAKEST, STRONGEST = 0.01, 10.0
 """Strengths of BSQ under which bit planes begin to vanish, and under which hardly any stays."""
+SAME = 1.25
+"""Ratio of strengths below which there is hardly a difference: those come last."""
 MOST_BITS = 8
 """Of an activation that is quantized."""
 
@@ -137,71 +142,87 @@ class Seam(BudgetSweep):
     name = "seam"
 
 
-class _Gap(NamedTuple):
-    """Between two strengths at one width of the activations, and by how much their policies differ in cost."""
+class _Point(NamedTuple):
+    """A strength at one width of the activations, and what is known of the network that it finds.
 
-    width: float
-    lowest: float
-    highest: float
-    cost: float
+    Attributes:
+        strength: of the lasso.
+        values: ``m``, of the objectives, all maximised.
+    """
+
+    strength: float
+    values: NDArray[np.float64]
 
 
 class Bsq(Sweep):
     """Yang et al., "BSQ: Exploring Bit-Level Sparsity", ICLR 2021, arXiv 2102.10462.
 
-    What a strength saves is not known before, and differs between networks: each trial goes between the two strengths
-    whose policies differ most in cost, the weaker of which is not too bad to be of interest. The method leaves
-    activations as they are: every width of theirs has strengths of its own.
+    What a strength saves is not known before, and differs between networks: each trial goes between two strengths,
+    where the front would grow most if the quality were still that of the weaker one. The method leaves activations as
+    they are: every width of theirs has strengths of its own.
     """
 
     name = "bsq"
     swept = "strength"
 
     def aim(self) -> dict[str, float | str]:
-        """The middle of the largest gap, in the logarithm of the strength."""
-        gaps = [gap for width in self._widths() for gap in self._gaps(width)]
-        # times its width: between neighbours that differ in one large layer there is nothing to be found
-        widest = max(gaps, key=lambda gap: gap.cost * math.log(gap.highest / gap.lowest))
-        return {"activation_bits": widest.width, self.swept: math.sqrt(widest.lowest * widest.highest)}
+        """The middle of the most promising gap, in the logarithm of the strength."""
+        gaps = [(width, *gap) for width in self._widths() for gap in itertools.pairwise(self._points(width))]
+        if not gaps:  # the user wants a single strength
+            return {"activation_bits": self._widths()[0], self.swept: self.ends(WEAKEST, STRONGEST)[0]}
+        width, one, two = max(gaps, key=lambda gap: self._growth(gap[1], gap[2]))
+        return {"activation_bits": width, self.swept: math.sqrt(one.strength * two.strength)}
 
     def _widths(self) -> list[float]:
         if (given := float(self.options.learner.get("activation_bits", 0.0))) > 0:
             return [given]
-        return [float(bits) for bits in self.problem.space.activation_bits[::-1] if bits <= MOST_BITS]
+        quantized = [float(bits) for bits in self.problem.space.activation_bits[::-1] if bits <= MOST_BITS]
+        return quantized or [0.0]  # which leaves activations as they are
 
-    def _gaps(self, width: float) -> list[_Gap]:
-        """Between neighbouring strengths; one that runs, or failed, counts as if costs were even between others."""
+    def _points(self, width: float) -> list[_Point]:
+        """Strengths tried at a width, and the ends; what runs, or failed, counts as if it lay evenly between others."""
         space, (lowest, highest) = self.problem.space, self.ends(WEAKEST, STRONGEST)
-        least, most = (space.uniform(bits, int(width)) for bits in (space.weight_bits[0], space.weight_bits[-1]))
-        known = {lowest: self._cost(most), highest: self._cost(least)}
-        tried, poor = {lowest, highest}, set[float]()
+        activation = int(width) or space.activation_bits[-1]
+        ends = [space.uniform(bits, activation) for bits in (space.weight_bits[-1], space.weight_bits[0])]
+        known = {end: self._values(policy, None) for end, policy in zip((lowest, highest), ends, strict=True)}
+        tried = {lowest, highest}
         for learner, trial in self._learners():
-            strength = float(learner.options[self.swept])
             if learner.options["activation_bits"] == width:
-                tried.add(strength)
+                tried.add(strength := float(learner.options[self.swept]))
                 if trial is not None and trial.policy is not None and self.is_of_space(trial.policy):
-                    known[strength] = self._cost(trial.policy)
-                    poor |= {strength} if self._is_poor(trial) else set()
-        places, at = sorted(tried), sorted(known)
-        costs = np.interp(np.log(places), np.log(at), [known[strength] for strength in at]).tolist()
-        gaps = [
-            _Gap(width, one, two, 0.0 if one in poor else abs(a - b))
-            for (one, a), (two, b) in itertools.pairwise(zip(places, costs, strict=True))
-        ]
-        return gaps or [_Gap(width, lowest, highest, 0.0)]  # the user wants a single strength
+                    known[strength] = self._values(trial.policy, trial)
+        at, values = sorted(known), np.array([known[strength] for strength in sorted(known)])
+        spread = [np.interp(np.log(sorted(tried)), np.log(at), column) for column in values.T]
+        return [_Point(one, found) for one, found in zip(sorted(tried), np.array(spread).T, strict=True)]
 
     def _learners(self) -> Iterator[tuple[Recipe, Trial | None]]:
         """Of all trials so far, and the trial where it has ended."""
         yield from ((trial.learner, trial) for trial in self.finished if trial.learner is not None)
         yield from ((learner, None) for learner in self.learning.values())
 
-    def _cost(self, policy: Policy) -> float:
-        """Mean over the costs, as shares of what the highest bits cost."""
-        highest = self.problem.space.highest()
-        return sum(cost(policy) / cost(highest) for cost in self.problem.costs) / len(self.problem.costs)
+    def _values(self, policy: Policy, trial: Trial | None) -> NDArray[np.float64]:  # m
+        """Of a policy; where its quality was not measured, that of the float network, or the best so far."""
+        problem = self.problem
+        if trial is not None and trial.values:
+            return problem.maximised(trial.values)
+        best = [one.values[problem.quality.name].value * problem.quality.sign for one in self.complete]
+        ideal = problem.float_quality
+        top = max(best, default=problem.quality.sign * problem.quality.reference)
+        quality = top * problem.quality.sign if ideal is None else ideal
+        measured = {info.name: Measurement(info.reference) for info in problem.measured}
+        measured[problem.quality.name] = Measurement(quality)
+        return problem.maximised({**measured, **problem.cost_values(policy)})
 
-    def _is_poor(self, trial: Trial) -> bool:
-        """Whether a trial is already worse than anything of interest: beyond it, nothing is better."""
-        quality = self.problem.quality
-        found = trial.values.get(quality.name)
-        return found is not None and quality.sign * found.value < quality.sign * quality.reference
+    def _growth(self, weaker: _Point, stronger: _Point) -> float:
+        """Hypervolume that a network between two would add: costs between theirs, the quality of the weaker.
+
+        Times the width of the gap: between neighbours that differ in one large layer there is nothing to be found.
+        """
+        halfway = (weaker.values + stronger.values) / 2
+        exact = np.array([isinstance(one, CostObjective) for one in self.problem.objectives])
+        point = np.where(exact, halfway, weaker.values)
+        front = np.array([self.problem.maximised(trial.values) for trial in self.complete]).reshape(-1, len(point))
+        before = hypervolume(front, self.problem.reference)
+        growth = hypervolume(np.vstack([front, point]), self.problem.reference) - before
+        width = math.log(stronger.strength / weaker.strength)
+        return growth * width * (1.0 if width > math.log(SAME) else 1e-3)

@@ -58,12 +58,12 @@ def saved(space, strength, width):
     return Policy.of({name: (bits, int(width)) for name, bits in policies})
 
 
-def play(strategy, problem, trials, quality=0.9, at_once=1):
+def play(strategy, problem, trials, quality=0.9):
     """Strengths that are asked for, where `saved` finds the policies."""
     strengths = []
     while len(strengths) < trials:
         number = strategy.number
-        for index, proposal in enumerate(strategy.ask(at_once)):
+        for index, proposal in enumerate(strategy.ask(1)):
             policy, learner = proposal.policy, proposal.learner
             if learner is not None:
                 strengths.append((learner.options["activation_bits"], learner.options["strength"]))
@@ -75,9 +75,14 @@ def play(strategy, problem, trials, quality=0.9, at_once=1):
     return strengths
 
 
+def falling(policy):
+    """What is saved costs quality."""
+    return 0.95 - 0.01 * sum(bits.weight == 2 for bits in policy.values())
+
+
 def test_strengths_go_where_the_cost_changes():
     problem = make_toy(12).problem
-    strengths = [strength for _, strength in play(make_strategy("bsq", problem, 0), problem, 16)]
+    strengths = [strength for _, strength in play(make_strategy("bsq", problem, 0), problem, 16, falling)]
     inside = [0.4 < strength < 2.5 for strength in strengths]
     assert sum(inside) >= 11 > 16 * math.log(2.5 / 0.4) / math.log(1000), "evenly in the logarithm, 4 would be"
     found = {saved(problem.space, strength, 8) for strength in strengths}
@@ -96,12 +101,33 @@ def test_strengths_beyond_a_poor_network_are_left_alone():
     assert sum(strength > limit for strength in strengths) <= 5
 
 
+def test_a_width_whose_networks_are_poor_is_left_alone():
+    problem = make_toy(12, activation_bits=(4, 8)).problem
+
+    def quality(policy):
+        poor = next(iter(policy.values())).activation == 4
+        return problem.quality.reference - 0.01 if poor else falling(policy)
+
+    asked = play(make_strategy("bsq", problem, 0), problem, 12, quality)
+    assert sum(width == 4.0 for width, _ in asked) <= 5
+
+
 def test_every_width_of_the_activations_has_strengths_of_its_own():
     problem = make_toy(12, activation_bits=(4, 8)).problem
-    asked = play(make_strategy("bsq", problem, 0), problem, 16)
+
+    def quality(policy):
+        return falling(policy) - 0.05 * (next(iter(policy.values())).activation == 4)
+
+    asked = play(make_strategy("bsq", problem, 0), problem, 16, quality)
     assert {width for width, _ in asked} == {4.0, 8.0}
     given = play(make_strategy("bsq", problem, 0, {"activation_bits": 4.0}), problem, 4)
     assert {width for width, _ in given} == {4.0}
+
+
+def test_activations_that_stay_in_float_are_no_obstacle():
+    problem = make_toy(4, activation_bits=(16,)).problem
+    learner = make_strategy("bsq", problem, 0).ask(2)[1].learner
+    assert learner.options["activation_bits"] == 0.0 and learner.options["strength"] == pytest.approx(math.sqrt(0.1))
 
 
 def test_what_runs_is_not_asked_for_again():
