@@ -70,7 +70,7 @@ class Kept:
     def write(self) -> None:
         """All of it, whole or not at all."""
         partial = self.file.with_suffix(".partial")
-        partial.write_text(json.dumps({"runs": self.runs, "scores": self.scores}, indent=1) + "\n")
+        partial.write_text(json.dumps({"runs": self.runs, "scores": self.scores}, separators=(",", ":")) + "\n")
         partial.replace(self.file)
 
 

@@ -21,6 +21,7 @@ from mobo_mpq.study import Study
 from mobo_mpq.trial import Trial, TrialState
 from mobo_mpq.workflows.evaluation import Evaluator
 from mobo_mpq.workflows.preparation import Prepared, prepare, resolve
+from mobo_mpq.workflows.runners import run_one
 from mobo_mpq.workflows.sensitivities import find_sensitivities
 
 UNIFORM = "uniform"
@@ -71,7 +72,7 @@ def run(job: Job) -> dict[str, Any]:
         asked = study.ask(1)
         if not asked:
             break
-        evaluate(study, evaluator, asked[0])
+        run_one(study, evaluator, asked[0])
     name = prepared.problem.quality.name
     front = [(trial.policy, trial.values[name].value) for trial in study.pareto() if trial.policy is not None]
     return {
@@ -81,22 +82,6 @@ def run(job: Job) -> dict[str, Any]:
         "failed": sum(trial.state is TrialState.FAILED for trial in study.trials),
         "front": listed(front),
     }
-
-
-def evaluate(study: Study, evaluator: Evaluator, trial: Trial) -> None:
-    """Run one trial and hand in what came of it."""
-    outcome = evaluator.run(trial.policy, seed=trial.seed, recipe=trial.recipe, learner=trial.learner)
-    values = {study.problem.quality.name: outcome.measurement} if outcome.measurement else None
-    study.tell(
-        trial.number,
-        values,
-        error=outcome.error,
-        pruned=outcome.pruned,
-        policy=outcome.policy,
-        seconds=outcome.seconds,
-        cpu_s=outcome.cpu_s,
-        details=outcome.details,
-    )
 
 
 def uniform(problem: Problem) -> list[Policy]:

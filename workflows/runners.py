@@ -35,26 +35,26 @@ def run_serial(study: Study, work: Work, total: int, on_finished: OnFinished) ->
             if not trials:
                 return
             for trial in trials:
-                outcome = evaluator.run(
-                    trial.policy,
-                    seed=trial.seed,
-                    recipe=trial.recipe,
-                    learner=trial.learner,
-                    bar=bar_of(study, work, trial),
-                )
-                values = {study.problem.quality.name: outcome.measurement} if outcome.measurement else None
-                done = study.tell(
-                    trial.number,
-                    values,
-                    error=outcome.error,
-                    pruned=outcome.pruned,
-                    early=outcome.early,
-                    policy=outcome.policy,
-                    details=outcome.details,
-                    seconds=outcome.seconds,
-                    cpu_s=outcome.cpu_s,
-                )
-                on_finished(done, lambda state=outcome.state: state)  # type: ignore[misc]
+                done, state = run_one(study, evaluator, trial)
+                on_finished(done, lambda state=state: state)  # type: ignore[misc]
+
+
+def run_one(study: Study, evaluator: Evaluator, trial: Trial) -> tuple[Trial, bytes]:
+    """Evaluate one trial here, and hand in what came of it; returns the finished trial, and its network."""
+    bar = bar_of(study, evaluator.work, trial)
+    outcome = evaluator.run(trial.policy, seed=trial.seed, recipe=trial.recipe, learner=trial.learner, bar=bar)
+    done = study.tell(
+        trial.number,
+        {study.problem.quality.name: outcome.measurement} if outcome.measurement else None,
+        error=outcome.error,
+        pruned=outcome.pruned,
+        early=outcome.early,
+        policy=outcome.policy,
+        details=outcome.details,
+        seconds=outcome.seconds,
+        cpu_s=outcome.cpu_s,
+    )
+    return done, outcome.state
 
 
 def bar_of(study: Study, work: Work, trial: Trial) -> float | None:
