@@ -12,17 +12,15 @@ One thread; half an hour with --trials 112.
 from __future__ import annotations
 
 import argparse
-import time
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from engine_runs import complete, make_case
+import white_box
 from exhaustive import Table, load_table
 
 from mobo_mpq.policy import Policy
-from mobo_mpq.strategies.registry import make_strategy
 
 TABLES = ("digits-ptq-weights", "digits-ptq-both", "digits-qat", "text-ptq")
 EPISODES = (24, 48, 112, 600)
@@ -62,17 +60,7 @@ def main() -> None:
 def search(table: Table, name: str, options: dict[str, Any], seed: int, trials: int) -> tuple[list[Policy], float]:
     """Policies in the order of their numbers, and CPU seconds of proposing them."""
     problem = replace(table.problem, sensitivity=None, float_quality=table.float_quality)
-    case = replace(make_case(table.name, 0), problem=problem)
-    start = time.process_time()
-    strategy = make_strategy(name, problem, seed, options)
-    policies: list[Policy] = []
-    while len(policies) < trials:
-        asked = strategy.ask(1)
-        if not asked or asked[0].policy is None:
-            break
-        strategy.tell([complete(case, len(policies), asked[0].policy)])
-        policies.append(asked[0].policy)
-    return policies, time.process_time() - start
+    return white_box.search(table, problem, name, options, seed, trials)
 
 
 def cells(table: Table, runs: list[list[Policy]], counts: list[int]) -> str:

@@ -84,13 +84,15 @@ def row(table: Table, measured: SensitivityTable, name: str, options: dict[str, 
     return f"| {label} | {measured.method} | {cells} | {measured.cpu_s:.2f} | {proposing_s:.2f} |"
 
 
-def search(table: Table, problem: Problem, name: str, options: dict[str, Any], seed: int) -> tuple[list[Policy], float]:
+def search(
+    table: Table, problem: Problem, name: str, options: dict[str, Any], seed: int, trials: int = EVALUATIONS[-1]
+) -> tuple[list[Policy], float]:
     """Policies in the order of their numbers, and CPU seconds of proposing them."""
     case = replace(make_case(table.name, 0), problem=problem)
     start = time.process_time()
     strategy = make_strategy(name, problem, seed, options)
     policies: list[Policy] = []
-    while len(policies) < EVALUATIONS[-1]:
+    while len(policies) < trials:
         asked = strategy.ask(1)
         if not asked or asked[0].policy is None:
             break

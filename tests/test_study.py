@@ -159,6 +159,23 @@ def test_only_running_trials_are_told(number: int) -> None:
         study.tell(number, quality(0.5))
 
 
+class Silent(Scripted):
+    """Proposes nothing that could be evaluated."""
+
+    def propose(self, n: int) -> list[Proposal]:
+        return [Proposal(None, "silent")]
+
+
+def test_the_gate_refuses_what_nobody_could_evaluate() -> None:
+    problem = make_problem()
+    study = Study(problem, Silent(problem, seed=3))
+    study.ask()
+    with pytest.raises(
+        PolicyError, match="'Silent' proposed neither a policy nor a learner that finds one, as number 1"
+    ):
+        study.ask()
+
+
 def test_the_gate_refuses_repeats_and_illegal_policies() -> None:
     study = make_study()
     strategy = study.strategy

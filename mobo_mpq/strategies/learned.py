@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mobo_mpq.engine.designs import van_der_corput
 from mobo_mpq.errors import InputError
+from mobo_mpq.front import maximised
 from mobo_mpq.objective import CostObjective, Measurement
 from mobo_mpq.options import parse_options
 from mobo_mpq.pareto import hypervolume
@@ -170,7 +171,9 @@ class Bsq(Sweep):
         gaps = [(width, *gap) for width in self._widths() for gap in itertools.pairwise(self._points(width))]
         if not gaps:  # the user wants a single strength
             return {"activation_bits": self._widths()[0], self.swept: self.ends(WEAKEST, STRONGEST)[0]}
-        width, one, two = max(gaps, key=lambda gap: self._growth(gap[1], gap[2]))
+        front = maximised(self.problem.infos, self.complete)
+        volume = hypervolume(front, self.problem.reference)
+        width, one, two = max(gaps, key=lambda gap: self._promise(gap[1], gap[2], front, volume))
         return {"activation_bits": width, self.swept: math.sqrt(one.strength * two.strength)}
 
     def _widths(self) -> list[float]:
@@ -213,16 +216,20 @@ class Bsq(Sweep):
         measured[problem.quality.name] = Measurement(quality)
         return problem.maximised({**measured, **problem.cost_values(policy)})
 
-    def _growth(self, weaker: _Point, stronger: _Point) -> float:
+    def _promise(self, weaker: _Point, stronger: _Point, front: NDArray[np.float64], volume: float) -> float:
         """Hypervolume that a network between two would add: costs between theirs, the quality of the weaker.
 
         Times the width of the gap: between neighbours that differ in one large layer there is nothing to be found.
+
+        Args:
+            weaker: strength, and what is known of it.
+            stronger: its neighbour.
+            front: ``n x m``, objectives of the complete trials, all maximised.
+            volume: that they dominate.
         """
         halfway = (weaker.values + stronger.values) / 2
         exact = np.array([isinstance(one, CostObjective) for one in self.problem.objectives])
         point = np.where(exact, halfway, weaker.values)
-        front = np.array([self.problem.maximised(trial.values) for trial in self.complete]).reshape(-1, len(point))
-        before = hypervolume(front, self.problem.reference)
-        growth = hypervolume(np.vstack([front, point]), self.problem.reference) - before
+        growth = hypervolume(np.vstack([front, point]), self.problem.reference) - volume
         width = math.log(stronger.strength / weaker.strength)
         return growth * width * (1.0 if width > math.log(SAME) else 1e-3)
