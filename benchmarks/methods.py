@@ -1,6 +1,6 @@
 """Every method of the field on equal terms: the front that each finds in the same CPU time, scored by one evaluator.
 
-    python benchmarks/methods.py [--tasks digits digits-resnet20] [--methods mobo ddq] [--seeds 3] [--out FOLDER]
+    python benchmarks/methods.py [--tasks digits digits-resnet20] [--target ne16] [--methods mobo ddq] [--seeds 3]
 
 A search ends when its CPU time is spent: sensitivities, proposals, learning and fine-tunes count. Then each policy of
 each front is fine-tuned anew, with a seed of its own, and scored on the test split, which no search has seen. HAQ
@@ -36,6 +36,7 @@ def main() -> None:
     """Run what is missing, then print and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", default=list(BUDGETS_S))
+    parser.add_argument("--target", default="mpic")
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--budget", type=float, default=None, help="CPU seconds of a search. [default: by task]")
@@ -44,13 +45,13 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     kept = Kept(arguments.out / "methods.json")
     for task in arguments.tasks:
-        prepared_task(task)  # the float model is trained before two processes want it
+        prepared_task(task, arguments.target)  # the float model is trained before two processes want it
         budget = arguments.budget or BUDGETS_S[task]
-        jobs = [Job(task, m, s, budget) for s in range(arguments.seeds) for m in arguments.methods]
-        jobs.append(Job(task, UNIFORM, 0, budget))
+        jobs = [Job(task, arguments.target, m, s, budget) for s in range(arguments.seeds) for m in arguments.methods]
+        jobs.append(Job(task, arguments.target, UNIFORM, 0, budget))
         with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
             search(jobs, kept, pool)
-            score(task, kept, pool)
+            score(task, arguments.target, kept, pool)
         report(jobs, kept, arguments.out)
 
 
@@ -88,14 +89,14 @@ def search(jobs: Sequence[Job], kept: Kept, pool: ProcessPoolExecutor) -> None:
         )
 
 
-def score(task: str, kept: Kept, pool: ProcessPoolExecutor) -> None:
+def score(task: str, target: str, kept: Kept, pool: ProcessPoolExecutor) -> None:
     """Score each policy of each front that has no score yet; one that several methods found is scored once."""
     known = kept.scores.setdefault(task, {})
-    fronts = [found["front"] for found in kept.runs if found["task"] == task]
+    fronts = [found["front"] for found in kept.runs if (found["task"], found["target"]) == (task, target)]
     policies = {key(one["policy"]): one["policy"] for front in fronts for one in front}
     missing = [(name, policy) for name, policy in policies.items() if name not in known]
     batches = [missing[i : i + RESCORED_AT_ONCE] for i in range(0, len(missing), RESCORED_AT_ONCE)]
-    waiting = {pool.submit(rescore, task, [policy for _, policy in batch], 0): batch for batch in batches}
+    waiting = {pool.submit(rescore, task, target, [policy for _, policy in batch], 0): batch for batch in batches}
     for done in as_completed(waiting):
         known |= {name: found for (name, _), found in zip(waiting[done], done.result(), strict=True)}
         kept.write()
@@ -108,10 +109,12 @@ def key(policy: dict[str, Any]) -> str:
 
 def report(jobs: Sequence[Job], kept: Kept, out: Path) -> None:
     """One row per method, and a plot."""
-    task, fronts = jobs[0].task, dict(scored_fronts(jobs, kept))
+    task, target, fronts = jobs[0].task, jobs[0].target, dict(scored_fronts(jobs, kept))
     (reference,) = fronts[UNIFORM]
-    worst = prepared_task(task).problem.quality.reference
-    print(f"\n{task}: {jobs[0].budget_s:.0f} s CPU for each search, {max(map(len, fronts.values()))} seeds\n")
+    prepared = prepared_task(task, target)
+    worst = prepared.problem.quality.reference
+    seeds = max(map(len, fronts.values()))
+    print(f"\n{task} on {target}: {jobs[0].budget_s:.0f} s CPU for each search, {seeds} seeds\n")
     print("| method | trials | CPU, s | policies | hypervolume on test, % | over uniform bits, points |")
     print("|---|---|---|---|---|---|")
     for method, found in fronts.items():
@@ -122,7 +125,7 @@ def report(jobs: Sequence[Job], kept: Kept, out: Path) -> None:
         leads = [100 * lead(one.points, reference.points, worst) for one in found]
         members = median(len(one.points) for one in found)
         print(f"| `{method}` | {trials:g} | {spent:.0f} | {members:g} | {spread(shares)} | {spread(leads, '+')} |")
-    methods_plot.draw(prepared_task(task), fronts, out / f"{task}.png")
+    methods_plot.draw(prepared, fronts, out / f"{task}-{target}.png")
 
 
 def scored_fronts(jobs: Sequence[Job], kept: Kept) -> Iterator[tuple[str, list[Scored]]]:
@@ -134,7 +137,7 @@ def scored_fronts(jobs: Sequence[Job], kept: Kept) -> Iterator[tuple[str, list[S
             if job.method == method and found is not None:
                 policies = [one["policy"] for one in found["front"]]
                 values = [kept.scores[job.task][key(policy)]["test"] for policy in policies]
-                fronts.append(scored(job.task, policies, values))
+                fronts.append(scored(job.task, job.target, policies, values))
         yield method, fronts
 
 

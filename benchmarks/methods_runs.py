@@ -31,19 +31,25 @@ REWARDED_BY_PTQ = ("haq",)
 """Methods that need hundreds of episodes, which only evaluations without training allow in the budget."""
 
 
+SPACES: dict[str, dict[str, Any]] = {"ne16": {"weight_bits": range(2, 9)}}
+"""Target -> where its search space is not the default: NE16 takes weights bit by bit."""
+
+
 class Job(NamedTuple):
     """A search to run."""
 
     task: str
+    target: str
     method: str
     seed: int
     budget_s: float
 
 
 @cache
-def prepared_task(task: str, recipe: str = "qat") -> Prepared:
-    """The task on MPIC, latency against quality; the float network is trained and measured once per process."""
-    return prepare(resolve(StudyConfig.parse({"task": task, "target": "mpic", "recipe": recipe})))
+def prepared_task(task: str, target: str, recipe: str = "qat") -> Prepared:
+    """Latency of the target against quality; the float network is trained and measured once per process."""
+    words = {"task": task, "target": target, "recipe": recipe, **SPACES.get(target, {})}
+    return prepare(resolve(StudyConfig.parse(words)))
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -54,7 +60,7 @@ def run(job: Job) -> dict[str, Any]:
         policies, each with what the method itself measured.
     """
     torch.set_num_threads(1)
-    prepared = prepared_task(job.task, "ptq" if job.method in REWARDED_BY_PTQ else "qat")
+    prepared = prepared_task(job.task, job.target, "ptq" if job.method in REWARDED_BY_PTQ else "qat")
     if job.method == UNIFORM:
         policies = [(policy, None) for policy in uniform(prepared.problem)]
         return {**job._asdict(), "cpu_s": 0.0, "trials": 0, "failed": 0, "front": listed(policies)}
@@ -95,16 +101,17 @@ def listed(front: Sequence[tuple[Policy, float | None]]) -> list[dict[str, Any]]
     return [{"policy": policy.to_dict(), "quality": quality} for policy, quality in front]
 
 
-def rescore(task: str, policies: Sequence[Mapping[str, Any]], seed: int) -> list[dict[str, float]]:
+def rescore(task: str, target: str, policies: Sequence[Mapping[str, Any]], seed: int) -> list[dict[str, float]]:
     """Fine-tune policies anew, all with the same recipe, and score them on data that no search has seen.
 
     Args:
         task: by name.
+        target: by name.
         policies: as JSON holds them.
         seed: of the fine-tunes.
     """
     torch.set_num_threads(1)
-    prepared = prepared_task(task)
+    prepared = prepared_task(task, target)
     evaluator = Evaluator(prepared.work, prepared.task)
     scores = []
     for document in policies:
@@ -128,9 +135,9 @@ class Scored(NamedTuple):
     share: float
 
 
-def scored(task: str, policies: Sequence[Mapping[str, Any]], qualities: Sequence[float]) -> Scored:
+def scored(task: str, target: str, policies: Sequence[Mapping[str, Any]], qualities: Sequence[float]) -> Scored:
     """What policies are worth by the qualities that they were found to have on the test split."""
-    prepared = prepared_task(task)
+    prepared = prepared_task(task, target)
     problem, quality = prepared.problem, prepared.problem.quality
     trials = []
     for number, (document, value) in enumerate(zip(policies, qualities, strict=True)):
