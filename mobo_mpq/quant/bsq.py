@@ -26,8 +26,8 @@ class BitPlanes(TensorQuantizer):
     It replaces the weight that it is calibrated on: afterwards the tensor that it is called with is of no effect. There
     are ``n`` planes for the magnitude, the sign comes on top: integers of ``bits = n + 1`` hold the weight.
 
-    Rounding is to multiples of the lowest plane that is not 0 everywhere. Sums above ``2^n - 1`` are kept, as
-    :func:`requantize` gives them a plane more, until there are as many planes as there may be.
+    Rounding is to multiples of the lowest plane that has not vanished; when all have, the weight is 0. Sums above
+    ``2^n - 1`` are kept, as :func:`requantize` gives them a plane more, until there are as many planes as there may be.
 
     Args:
         bits: at the start, and at most: 2 to 8.
@@ -102,7 +102,7 @@ class BitPlanes(TensorQuantizer):
 
     def integers(self) -> Tensor:
         """The rounded sums, in the planes' type; the gradient passes straight through the rounding."""
-        lowest = next((bit for bit, there in enumerate(self.present()) if there), 0)
+        lowest = next((bit for bit, there in enumerate(self.present()) if there), len(self.planes))
         rounded: Tensor = _Rounded.apply(self.sums(), 2.0**lowest, self.largest(self.limit))
         return rounded
 
@@ -129,7 +129,7 @@ class _Rounded(torch.autograd.Function):
 
 
 @torch.no_grad()
-def requantize(tied: Sequence[BitPlanes]) -> None:
+def requantize(tied: Sequence[BitPlanes]) -> list[Tensor]:
     """Give weights the planes that they need, and no more; what they describe stays as it is.
 
     Sums that outgrew ``2^n - 1`` get a plane more, the highest and the lowest planes that are 0 everywhere go. The step
@@ -141,7 +141,12 @@ def requantize(tied: Sequence[BitPlanes]) -> None:
 
     Args:
         tied: weights that have the same bits.
+
+    Returns:
+        Each weight before its sums were rounded, wherever the new step rounds it to what the planes describe; what they
+        describe elsewhere, as in planes that vanished from one of several weights alone.
     """
+    unrounded = [weight.unrounded() for weight in tied]
     integers = [weight.integers() for weight in tied]
     magnitudes = [values.abs().to(torch.int64) for values in integers]
     used = 0
@@ -154,6 +159,13 @@ def requantize(tied: Sequence[BitPlanes]) -> None:
         step = weight.step * 2**gone
         weight.set_integers(values / 2**gone, planes)
         weight.scale = step * weight.largest(planes)
+    return [_rounding_alike(weight, values) for weight, values in zip(tied, unrounded, strict=True)]
+
+
+def _rounding_alike(weight: BitPlanes, unrounded: Tensor) -> Tensor:
+    step = functional.expand(weight.step, weight.axis, unrounded.ndim)
+    integers = weight.integers()
+    return torch.where((unrounded / step).round() == integers, unrounded, step * integers)
 
 
 def plane_norms(tied: Sequence[BitPlanes]) -> Tensor:

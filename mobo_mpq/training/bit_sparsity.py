@@ -37,6 +37,11 @@ class Group:
         """Of the group in the lasso: ``#Para #Bit / sum #Para`` (equation 6 of the paper), or likewise of a cost."""
         return self.saved * self.tied[0].bits
 
+    @property
+    def found_bits(self) -> int:
+        """Bits that the group needs: those of the weight that needs most; 0 when all planes of all have vanished."""
+        return max(one.found_bits for one in self.tied)
+
     def rates(self, highest: float) -> list[tuple[nn.Parameter, float]]:
         """Learning rates of all planes: in the proportion in which gradients reach them, which Adam would lose."""
         return [

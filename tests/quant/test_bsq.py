@@ -113,10 +113,13 @@ def test_whatever_was_trained_stays_as_it_is(seed: int, bits: int, planes: int, 
             with torch.no_grad():
                 plane.copy_(torch.rand(plane.shape, generator=generator, dtype=plane.dtype) * 2 * share)
     before = [value(one) for one in tied]
-    requantize(tied)
+    unrounded = requantize(tied)
+    for one, kept in zip(tied, unrounded, strict=True):
+        assert torch.equal((kept / one.step).round(), one.integers())
     assert len(tied[0].planes) == len(tied[1].planes) and 2 <= tied[0].bits <= bits
     for one, expected in zip(tied, before, strict=True):
         torch.testing.assert_close(value(one), expected, **EXACT)
+        assert bool(one.found_bits) == bool(expected.any())
         requantize([one])
         torch.testing.assert_close(value(one), expected, **EXACT)
 
@@ -130,6 +133,17 @@ def test_a_plane_below_one_half_rounds_no_more() -> None:
     with torch.no_grad():
         made.planes[0].fill_(0.0)[0, 0] = 0.5
     assert made.present() == [True, True, True]
+
+
+def test_a_weight_whose_planes_are_all_below_one_half_is_0() -> None:
+    made = of_integers([5, -3, 7], planes=3)
+    with torch.no_grad():
+        for plane in made.planes:
+            plane.mul_(0.49)
+    assert made.sums().tolist() == pytest.approx([2.45, -1.47, 3.43])
+    assert made.found_bits == 0 and not made.integers().any() and not value(made).any()
+    requantize([made])
+    assert len(made.planes) == 1 and made.found_bits == 0 and not value(made).any()
 
 
 def test_all_planes_may_vanish() -> None:
@@ -174,6 +188,21 @@ def test_gradients_of_bits_pass_straight_through_the_rounding(axis: int | None) 
             expected = 2**bit / 15 * scale * slope
             assert plane.grad[0].flatten()[index].item() == pytest.approx(expected, rel=1e-6, abs=1e-9)
             assert plane.grad[1].flatten()[index].item() == pytest.approx(-expected, rel=1e-6, abs=1e-9)
+
+
+def test_what_rounding_loses_is_left_wherever_the_new_step_loses_it_again() -> None:
+    """Planes that vanish from one weight alone leave the step as it is, and must not come back by its rounding."""
+    one, other = of_integers([5, -2, 4], planes=3), of_integers([1, -3, 7], planes=3)
+    with torch.no_grad():
+        one.planes[1].mul_(0.8)
+        other.planes[0].mul_(0.49)
+        other.planes[1].mul_(0.49)
+    kept, left = requantize([one, other])
+    assert kept.tolist() == pytest.approx([0.5, -0.16, 0.4])  # steps of 0.1
+    assert value(one).tolist() == pytest.approx([0.5, -0.2, 0.4])
+    assert left.tolist() == pytest.approx([0.049, 0.0, 0.4])  # 0.49, -1.47 and 5.47 steps, in multiples of 4
+    assert value(other).tolist() == pytest.approx([0.0, 0.0, 0.4])
+    assert (one.found_bits, other.found_bits) == (4, 4)
 
 
 def test_unrounded_weights_are_off_by_half_a_step_at_most() -> None:

@@ -40,10 +40,10 @@ class Sparsity:
     """How planes are trained.
 
     Attributes:
-        strength: of the lasso, relative to the norm of the loss's gradient; 0 leaves all bits.
+        strength: of the lasso, relative to the norm of the loss's gradient; 0 leaves the bits of the start.
         weights_by: what a bit of a layer weighs in the lasso: ``size``, its number of weights, as in the paper; or
             ``cost``, what it saves of the problem's first cost; or the name of another cost.
-        activation_bits: of all activations; 0 for the highest of each.
+        activation_bits: of all activations; 0 for the highest of each, up to 8.
         per_channel: ``on`` for a scale per output channel, ``off`` for one per tensor, as in the paper.
         vanish: ``on`` lets all planes of a weight vanish, as in the paper; ``off`` spares the highest ones, which its
             least choice holds anyway.
@@ -106,7 +106,7 @@ class Bsq(Learner[Sparsity]):
             if groups:
                 _sparsify(network, list(groups.values()), options, lesson, itertools.islice(batches, part), part)
         details = _details(groups, steps)
-        found = [groups[i].tied[0].found_bits if i in groups else bits for i, bits in enumerate(start)]
+        found = [groups[i].found_bits if i in groups else bits for i, bits in enumerate(start)]
         _fix(network, [max(bits, LEAST_BITS) for bits in found], space)
         if last:
             finetune(network, batches, context.loss, last, Settings(), context.network)
@@ -114,7 +114,10 @@ class Bsq(Learner[Sparsity]):
 
 
 def _start(decision: Variable, options: Sparsity) -> int:
-    """Bits at the start: the highest that a quantizer has, and of activations those asked for, or the next above."""
+    """Bits at the start: the highest up to 8, and of activations those asked for, or the next above.
+
+    More than 8 are not learned: such a tensor stays in float where it has no other choice.
+    """
     quantized = [bits for bits in decision.choices if bits <= MOST_BITS]
     if not quantized:
         return decision.choices[-1]
@@ -191,20 +194,20 @@ def _sparsify(
     )
     finetune(network, batches, lesson.context.loss, steps, settings, lesson.context.network, extras=extras)
     for group in groups:
-        for planes in group.tied:
+        for planes, weight in zip(group.tied, requantize(group.tied), strict=True):
             if planes.site is not None:
                 with torch.no_grad():  # what rounding would lose: where the final fine-tune starts
-                    tensor_of(network, planes.site.tensor).copy_(planes.unrounded())
-        requantize(group.tied)
+                    tensor_of(network, planes.site.tensor).copy_(weight)
 
 
 def _fix(network: QuantizedNetwork, bits: Sequence[int], space: SearchSpace) -> None:
     """Planes become weights on an even grid of as many bits, whose step sizes are learned from now on."""
-    network.meta["policy"] = policy_of(space, bits)
+    policy = network.meta["policy"] = policy_of(space, bits)
     for name, planes in quantizers(network).items():
         if isinstance(planes, BitPlanes) and planes.site is not None:
             scheme = LsqScheme(per_channel=planes.axis is not None)
-            fixed = LsqQuantizer(scheme, max(planes.bits, LEAST_BITS), tuple(planes.scale.shape), planes.axis)
+            found = policy[planes.site.layers[0]].weight
+            fixed = LsqQuantizer(scheme, found, tuple(planes.scale.shape), planes.axis)
             fixed.site, fixed.calibrated = planes.site, True
             with torch.no_grad():
                 weight = tensor_of(network, planes.site.tensor)
@@ -217,7 +220,7 @@ def _fix(network: QuantizedNetwork, bits: Sequence[int], space: SearchSpace) -> 
 def _details(groups: Mapping[int, Group], steps: int) -> dict[str, float]:
     """How many bits are left, of the weights that had a choice, and the lasso."""
     counts = [sum(one.planes[0][0].numel() for one in group.tied) for group in groups.values()]
-    bits = [group.tied[0].found_bits for group in groups.values()]
+    bits = [group.found_bits for group in groups.values()]
     total = sum(count * found for count, found in zip(counts, bits, strict=True))
     return {
         "steps": float(steps),

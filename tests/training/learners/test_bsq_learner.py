@@ -1,5 +1,6 @@
 """BSQ: from all bits to none, what a bit weighs, and clear endings."""
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -151,6 +152,56 @@ def test_tied_layers_lose_planes_together(trained: TrainingContext) -> None:
     learned = found(trained, problem, strength=0.02, epochs=3.0)
     bits = {name: quantizer.bits for name, quantizer in weight_quantizers(learned).items()}
     assert bits[first] == bits[last] == learned.policy[first].weight < 8
+
+
+@pytest.mark.parametrize("epochs", [0.0, 1.0])
+def test_a_group_has_the_bits_of_the_layer_that_needs_most(
+    context: Context, trained: TrainingContext, epochs: float
+) -> None:
+    """A layer of zeros needs none, but shares the bits of those that it is tied to."""
+    first, second, last = (layer.name for layer in trained.network.layers)
+    network = copy.deepcopy(trained.network)
+    with torch.no_grad():
+        network.get_parameter("second.weight").zero_()
+    problem = problem_of(network, range(2, 9), tie=[(second, last)])
+    learned = found(context(network=network), problem, strength=0.0, epochs=epochs)
+    assert learned.network is not None
+    assert learned.policy == learned.network.policy == Policy.uniform(network.layers, 8, 8)
+    assert {name: one.bits for name, one in weight_quantizers(learned).items()} == {first: 8, second: 8, last: 8}
+    assert learned.details["mean_weight_bits"] == 8.0 and learned.details["vanished"] == 0.0
+
+
+@pytest.mark.parametrize("epochs", [0.0, 1.0])
+def test_a_layer_of_zeros_alone_gets_the_least_choice(
+    context: Context, trained: TrainingContext, epochs: float
+) -> None:
+    network = copy.deepcopy(trained.network)
+    with torch.no_grad():
+        network.get_parameter("second.weight").zero_()
+    learned = found(context(network=network), strength=0.0, epochs=epochs)
+    assert learned.network is not None and learned.policy == learned.network.policy
+    assert learned.policy["second"].weight == weight_quantizers(learned)["second"].bits == 2
+
+
+def test_a_layer_that_has_vanished_stays_0(trained: TrainingContext) -> None:
+    """Though its planes, all below one half, add up to more."""
+    learned = found(trained, strength=0.4, vanish="on", epochs=1.0, period=2.0, final=0.0)
+    assert learned.network is not None and 0.0 < learned.details["vanished"] < 3.0
+    integers = [
+        one.integers(learned.network.get_parameter(one.site.tensor))
+        for one in weight_quantizers(learned).values()
+        if isinstance(one, Quantizer) and one.site is not None
+    ]
+    assert sum(not one.any() for one in integers) == learned.details["vanished"]
+
+
+@pytest.mark.parametrize(("bits", "start"), [((8, 32), 8), ((2, 4, 16, 32), 4)])
+def test_more_than_8_bits_are_not_learned(trained: TrainingContext, bits: tuple[int, ...], start: int) -> None:
+    problem = problem_of(trained.network, bits)
+    learned = found(trained, problem, strength=0.0, epochs=0.5)
+    assert learned.policy == Policy.uniform(trained.network.layers, start, start)
+    learned = found(trained, problem, strength=1e9, epochs=0.5)
+    assert learned.policy == Policy.uniform(trained.network.layers, bits[0], start)
 
 
 def test_what_saves_nothing_keeps_its_bits(trained: TrainingContext) -> None:
