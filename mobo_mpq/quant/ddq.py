@@ -144,11 +144,11 @@ class DdqQuantizer(TensorQuantizer):
 def nearest(
     x: Tensor, step: Tensor, first: Tensor, levels: Tensor, axis: int | None, correction: float = 0.0
 ) -> Tensor:
-    """The nearest of ``step * (first + levels)``.
+    """The nearest of ``step * (first + levels)``; even levels give the uniform quantizer, bit for bit.
 
     The gradient passes straight through to values within half a step of the levels, and pulls them, as that of
-    :func:`pulled`. That of ``levels`` is the sum of the gradients of the values that lie on each, times the step; that
-    of ``step`` is LSQ's.
+    :func:`pulled`. That of ``levels`` is the sum of the gradients of the values that lie on each, times the step, and 0
+    where it would move them out of their bounds; that of ``step`` is LSQ's. What is no number stays none.
 
     Args:
         x: any shape.
@@ -159,10 +159,24 @@ def nearest(
         correction: weight of the pull.
     """
     even = torch.arange(len(levels), dtype=levels.dtype, device=levels.device)
-    near = even + (levels - even).clamp(-0.5, 0.5)
+    near = even + _Bounded.apply(levels - even)
     step, first = functional.expand(step, axis, x.ndim), functional.expand(first, axis, x.ndim).to(x.dtype)
     quantized: Tensor = _Nearest.apply(x, step, first, near, correction)
     return quantized
+
+
+class _Bounded(torch.autograd.Function):
+    """At most half a step; what lies further out can come back, and go no further."""
+
+    @staticmethod
+    def forward(ctx: Any, moved: Tensor) -> Tensor:
+        ctx.save_for_backward(moved)
+        return moved.clamp(-0.5, 0.5)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (moved,) = ctx.saved_tensors
+        return gradient * ((moved.abs() <= 0.5) | (moved * gradient > 0))
 
 
 class _Nearest(torch.autograd.Function):
@@ -170,29 +184,42 @@ class _Nearest(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, step: Tensor, first: Tensor, levels: Tensor, correction: float) -> Tensor:
-        place = (x / step).sub_(first)
-        index = place.floor().clamp_(0, len(levels) - 2).to(torch.int32)
-        index += place > _pick((levels[1:] + levels[:-1]) / 2, index)
-        level = _pick(levels, index)
+        place = x * (1.0 / step)  # as in functional.quantize: bounds are moved by ``first``, which rounds nothing
+        index = (place - first).clamp_(0, len(levels) - 2).nan_to_num_().to(torch.int32)
+        bounds = _bounds(first, levels)
+        rows = torch.arange(len(bounds), dtype=index.dtype, device=index.device).view(first.shape)
+        index += place > _pick(bounds.flatten(), index + rows * bounds.shape[1])
+        level = _pick(levels, index).add_(first).masked_fill_(place.isnan(), torch.nan)
         ctx.save_for_backward(place, index, level, step, first)
         ctx.correction, ctx.count = correction, len(levels)
-        return (level + first).mul_(step)
+        return level * step
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         place, index, level, step, first = ctx.saved_tensors
-        inside = ((place - (ctx.count - 1) / 2).abs_() <= ctx.count / 2).to(gradient.dtype)
+        inside = ((place - (first + (ctx.count - 1) / 2)).abs_() <= ctx.count / 2).to(gradient.dtype)
         of_x, of_step, of_levels = None, None, None
         if ctx.needs_input_grad[0]:
             of_x = gradient * inside
             if ctx.correction:
                 of_x += (place - level).mul_(gradient.abs()).mul_(inside).mul_(ctx.correction)
         if ctx.needs_input_grad[1]:
-            of_step = ((level + first).sub_((place + first).mul_(inside)).mul_(gradient)).sum_to_size(step.shape)
+            of_step = (level - place * inside).mul_(gradient).sum_to_size(step.shape)
         if ctx.needs_input_grad[3]:
             weights = (gradient * step).flatten()
             of_levels = torch.bincount(index.flatten(), weights, ctx.count).to(level.dtype)
         return of_x, of_step, None, of_levels, None
+
+
+def _bounds(first: Tensor, levels: Tensor) -> Tensor:  # (channels or 1) x levels - 1
+    """The largest place that still belongs to each level, the last one aside.
+
+    Half way to the next level, or just below where the next one is even: a tie goes to it then, as rounding does.
+    """
+    starts = first.reshape(-1, 1)
+    middles = starts + (levels[1:] + levels[:-1]) / 2
+    even = (starts + torch.arange(1, len(levels), device=levels.device)) % 2 == 0
+    return torch.where(even, middles.nextafter(middles.new_tensor(-torch.inf)), middles)
 
 
 def _pick(values: Tensor, index: Tensor) -> Tensor:

@@ -46,14 +46,32 @@ def test_even_levels_are_the_uniform_quantizer_bit_for_bit(bits, symmetric, axis
     assert torch.equal(own(wide), uniform(wide))
     shared = make(x, range(2, bits + 1), axis=axis, symmetric=symmetric, levels="uniform", ranges="shared")
     assert shared.gates.bits == bits  # all gates on
-    torch.testing.assert_close(shared(x), uniform(x), rtol=1e-5, atol=1e-6 * spread)
+    assert torch.equal(shared(wide), uniform(wide))
+    for ranges, precisions in (("own", (2, 3, 4, 8)), ("shared", range(2, bits + 1))):
+        learned = make(x, precisions, axis=axis, symmetric=symmetric, bits=bits, levels="learned", ranges=ranges)
+        assert torch.equal(learned(wide), uniform(wide))
 
 
-def test_learned_levels_start_even():
-    x = data(64, 16)
-    for bits in (2, 4, 8):
-        even, learned = (make(x, bits=bits, levels=levels)(x) for levels in ("uniform", "learned"))
-        torch.testing.assert_close(even, learned, rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("axis", [None, 0])
+@pytest.mark.parametrize("scale", [0.5, 0.3, 1e-3])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_even_levels_break_ties_as_the_uniform_quantizer_does(bits, scale, axis, symmetric):
+    uniform = build_quantizer(
+        UniformScheme(symmetric=symmetric, per_channel=axis is not None), bits, shape=[3], axis=axis
+    )
+    uniform.calibrate(data(3, 50))
+    uniform.scale.copy_(scale * torch.tensor([1.0, 0.7, 3.0]) if axis == 0 else torch.tensor(scale))
+    if not symmetric:
+        uniform.zero_point.copy_(torch.tensor([0, 1, 2**bits - 2]) if axis == 0 else torch.tensor(1))
+    ties = (torch.arange(-(2**bits) - 2, 2**bits + 2) + 0.5).repeat(3, 1) * uniform.scale.reshape(-1, 1)
+    near = [ties, *(ties.nextafter(torch.tensor(end)) for end in (-9.0, 9.0))]
+    for ranges in ("own", "shared"):
+        quantizer = make(data(3, 50), (2, bits) if bits > 2 else (2,), axis=axis, symmetric=symmetric, ranges=ranges)
+        index = len(quantizer.gates.precisions) - 1
+        quantizer.scale(index).data.copy_(uniform.scale)
+        quantizer.get_buffer(f"zero_point{index}").copy_(uniform.zero_point)
+        assert all(torch.equal(quantizer(x), uniform(x)) for x in near)
 
 
 @pytest.mark.parametrize("ranges", ["own", "shared"])
@@ -106,6 +124,58 @@ def test_the_nearest_level_is_taken_and_gradients_are_exact(seed, bits, axis):
         moved[k] += 1e-3
         change = ((step * (first + moved[index]) - y) * upstream).sum() / 1e-3
         assert float(levels.grad[k]) == pytest.approx(float(change.detach()), abs=1e-6)
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 2**16), bits=st.integers(1, 5), axis=st.sampled_from([None, 1]))
+def test_levels_that_are_moved_too_far_keep_their_order(seed, bits, axis):
+    generator = torch.Generator().manual_seed(seed)
+    even = torch.arange(2.0**bits)
+    levels = even + 4 * torch.rand(2**bits, generator=generator).round() - 2  # by 2 steps, either way
+    step, first = torch.tensor(0.7), torch.tensor(-3.0)
+    if axis is not None:
+        step, first = step * torch.tensor([1.0, 2.0]), first + torch.tensor([0.0, 1.0])
+    x = torch.randn(40, 2, generator=generator) * 2**bits
+    places = even + (levels - even).sign() / 2
+    assert bool((places.diff() >= 0).all())
+    values = step[..., None] * (first[..., None] + places)
+    y = nearest(x, step, first, levels, axis)
+    torch.testing.assert_close((y - x).abs(), (x[..., None] - values).abs().amin(-1))
+
+
+def test_a_level_at_its_bound_goes_no_further_and_comes_back_when_its_gradient_turns():
+    x = data(200)
+    quantizer = make(x, (2,), bits=2, correction=0.0)
+    (shift,) = quantizer.shifts
+    shift.data.copy_(torch.tensor([0.6, -0.6, 0.6, -0.6]))  # both sides, past the bound
+    for upward in (1.0, -1.0):
+        shift.grad = None
+        (-upward * quantizer(x)).sum().backward()  # descent moves levels upward, or down
+        back = shift.detach() * upward < 0
+        assert torch.equal(shift.grad != 0, back) and bool((shift.grad[back] * upward < 0).all())
+    optimizer = torch.optim.SGD([shift], lr=1e-3)
+    for _ in range(100):
+        optimizer.zero_grad()
+        quantizer(x).sum().backward()  # down
+        optimizer.step()
+    assert bool((shift[::2] < 0.5).all()) and torch.equal(shift[1::2], torch.tensor([-0.6, -0.6]))
+
+
+@pytest.mark.parametrize("axis", [None, 0])
+def test_what_is_no_number_stays_none(axis):
+    x = data(3, 40)
+    quantizer = make(x, axis=axis)
+    expected = quantizer(x).detach()
+    broken = x.clone().index_fill(1, torch.tensor([7]), torch.nan).requires_grad_()
+    y = quantizer(broken)
+    assert bool(y[:, 7].isnan().all())
+    kept = torch.arange(40) != 7
+    assert torch.equal(y[:, kept], expected[:, kept])
+    y[:, kept].sum().backward()
+    assert bool(broken.grad[:, kept].isfinite().all())
+    assert torch.equal(
+        quantizer(torch.tensor([[torch.inf, -torch.inf]] * 3)), quantizer(torch.tensor([[1e9, -1e9]] * 3))
+    )
 
 
 @pytest.mark.parametrize("bits", [2, 3])

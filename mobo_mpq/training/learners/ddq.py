@@ -29,6 +29,7 @@ from mobo_mpq.trial import Recipe
 
 _MOMENTUM, _AVERAGE, _TYPICAL = 0.9, 0.9, 0.95  # how much of the past stays at every step
 _LARGEST = 3.0  # of a step's gradients, relative to what is typical
+_STEEPEST = 20.0  # logarithm of the largest penalty
 _ROUNDING = 1e-6  # of costs in float32
 _LEFTOVER = 0.01  # what bits are worth that the search has given up, while the budget allows them
 
@@ -128,7 +129,8 @@ def gated(
     context: TrainingContext, space: SearchSpace, options: DdqOptions
 ) -> tuple[QuantizedNetwork, tuple[Gates, ...]]:
     """A calibrated network with gates on everything that some choice quantizes, and those of every decision."""
-    gates = tuple(Gates(decision.choices) for decision in space.decisions)
+    device = next(context.network.parameters()).device
+    gates = gates_of(space, device)
     finest = [
         max((bits for bits in gate.precisions if bits <= MOST_BITS), default=gate.precisions[-1]) for gate in gates
     ]
@@ -146,12 +148,17 @@ def gated(
         role = Role.ACTIVATION if weight is None else Role.WEIGHT
         quantizer = DdqQuantizer(options.resolution(role), gates[index], shape, axis)
         quantizer.site = site
-        quantizer.to(next(context.network.parameters()).device)
+        quantizer.to(device)
         if weight is not None:
             quantizer.calibrate(weight)
         network.set_submodule(name, quantizer)
     calibrated(network, context)
     return network, gates
+
+
+def gates_of(space: SearchSpace, device: torch.device) -> tuple[Gates, ...]:
+    """Gates of every decision, also of those that no quantizer would bring to the device."""
+    return tuple(Gates(decision.choices).to(device) for decision in space.decisions)
 
 
 class _Search:
@@ -170,14 +177,19 @@ class _Search:
         self._flips, self._before = 0, [gate.level for gate in gates]
 
     def penalty(self, loss: Tensor) -> Tensor:
-        """``loss * ((cost / budget)^alpha - 1)`` above the budget, and 0 below."""
+        """``|loss| * ((cost / budget)^alpha - 1)`` above the budget, and 0 below.
+
+        A power beyond ``e^20`` counts as that, and its slope as the one there: float32 has an end.
+        """
         if not any(logits.requires_grad for logits in self._free):
             return loss.new_zeros(())
         share = self.soft.interpolated(torch.stack([gate.effective_bits() for gate in self.gates]))
         ratio = share / self.options.budget
         if ratio.item() <= 1.0 + _ROUNDING:
             return loss.new_zeros(())
-        return loss * (ratio**self.options.alpha - 1.0)
+        exponent = self.options.alpha * ratio.log()
+        excess = (exponent.detach() - _STEEPEST).clamp(min=0.0)
+        return loss.abs() * torch.expm1(exponent - excess)
 
     @torch.no_grad()
     def step(self) -> None:
@@ -202,9 +214,11 @@ class _Search:
     def losses(self) -> list[list[float]]:
         """For each choice of each decision, what it loses: minus the logits of its gates, averaged over the last steps.
 
-        Gates that are off gain a little, so that what is left of the budget is spent.
+        None counts for more than those before it, without which it does nothing. Gates that are off gain a little, so
+        that what is left of the budget is spent.
         """
-        worth = [torch.where(average < 0, _LEFTOVER * (1.0 + average), average) for average in self._average]
+        least = [average.cummin(0).values for average in self._average]
+        worth = [torch.where(logits < 0, _LEFTOVER * (1.0 + logits), logits) for logits in least]
         return [[0.0, *(-one.cumsum(0)).tolist()] for one in worth]
 
     def details(self) -> dict[str, float]:

@@ -19,7 +19,7 @@ from mobo_mpq.quant import quantizers
 from mobo_mpq.quant.ddq import DdqQuantizer
 from mobo_mpq.space import SearchSpace
 from mobo_mpq.testing.toys import SerialLatency, WeightSize
-from mobo_mpq.training.learners.ddq import DdqOptions, _Search, gated
+from mobo_mpq.training.learners.ddq import DdqOptions, _Search, gated, gates_of
 from mobo_mpq.training.learning import Learned, learn
 from mobo_mpq.training.recipes import TrainingContext
 from mobo_mpq.training.soft_costs import SoftCost
@@ -133,6 +133,88 @@ def test_the_penalty_is_zero_within_the_budget_and_grows_beyond(trained: Trainin
     assert all(gate.logits.grad is not None and bool((gate.logits.grad > 0).all()) for gate in gates)
 
 
+def test_a_loss_below_zero_is_no_reward_for_being_over_the_budget(context: Context) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(64, 2)
+    network = Network.from_model(nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 3)), x)
+    problem = problem_of(network)
+    soft, options = SoftCost(problem, "size_bytes"), DdqOptions(budget=0.3, cost="size_bytes")
+    copied, gates = gated(context(network=network, calibration=[x]), problem.space, options)
+    search, before = _Search(gates, soft, options, 100), policy_at(problem, gates)
+    for _ in range(100):
+        copied.zero_grad()
+        loss = copied(x).square().mean() - 1e3
+        (loss + search.penalty(loss.detach())).backward()
+        search.step()
+    assert share(problem, before, "size_bytes") == 1.0
+    assert share(problem, policy_at(problem, gates), "size_bytes") <= 0.35
+
+
+@pytest.mark.parametrize(
+    ("logits", "losses"),
+    [
+        ((0.5, 0.25), (0.0, -0.5, -0.75)),
+        ((0.5, -0.5), (0.0, -0.5, -0.505)),
+        ((-0.5, -0.75), (0.0, -0.005, -0.0075)),
+        ((-0.3, 0.4), (0.0, -0.007, -0.014)),  # on behind one that is off: in use are the lowest bits
+        ((0.25, 0.5), (0.0, -0.25, -0.5)),
+        ((-1.0, -1.0), (0.0, 0.0, 0.0)),
+    ],
+)
+def test_a_choice_loses_what_its_gates_are_not_worth(
+    trained: TrainingContext, logits: tuple[float, float], losses: tuple[float, float, float]
+) -> None:
+    problem = problem_of(trained.network)
+    gates = gates_of(problem.space, torch.device("cpu"))
+    gates[0].logits.data = torch.tensor(logits)
+    found = _Search(gates, SoftCost(problem), DdqOptions(), 5).losses()
+    assert found[0] == pytest.approx(losses)
+    assert found[1] == pytest.approx((0.0, -1.0, -1.5))  # as gates start
+
+
+class Branches(nn.Module):
+    """Two layers of one size, of which the output hears one well, and the other hardly."""
+
+    def __init__(self, heard: str) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.loudness = (1.0, 0.01) if heard == "one" else (0.01, 1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.loudness[0] * self.one(x) + self.loudness[1] * self.two(x)
+
+
+@pytest.mark.parametrize("choices", [(2, 8), (2, 4, 8)])
+def test_gates_alone_give_the_bits_to_the_layer_that_is_heard(context: Context, choices: tuple[int, ...]) -> None:
+    """Equally large and alike in all but their effect: nothing else tells them apart."""
+    x = torch.randn(128, 8, generator=torch.Generator().manual_seed(0))
+    bits = {}
+    for heard in ("one", "two"):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = Branches(heard)
+        with torch.no_grad():
+            batches = [(part, model(part)) for part in x.split(16)]
+        network = Network.from_model(model, x)
+        distance = context(network=network, train=batches, calibration=[x], loss=nn.functional.mse_loss)
+        problem = problem_of(network, choices)
+        middle = 0.5 * (1.0 + choices[0] / choices[-1])  # the highest bits for one, the lowest for the other
+        for search in (0.0, 0.6):
+            learned = found(distance, problem, 12.0, cost="size_bytes", budget=middle, search=search)
+            bits[heard, search] = {name: pair.weight for name, pair in learned.policy.items()}
+    assert bits["one", 0.0] == bits["two", 0.0]  # blindly
+    assert bits["one", 0.6] == {"one": choices[-1], "two": choices[0]}
+    assert bits["two", 0.6] == {"one": choices[0], "two": choices[-1]}
+
+
+@pytest.mark.parametrize("choices", [(32,), (16, 32), (2, 8)])
+def test_gates_of_every_decision_lie_on_the_device(trained: TrainingContext, choices: tuple[int, ...]) -> None:
+    space = problem_of(trained.network, choices).space
+    gates = gates_of(space, torch.device("meta"))
+    assert [gate.precisions for gate in gates] == [decision.choices for decision in space.decisions]
+    assert {gate.logits.device.type for gate in gates} == {"meta"}
+
+
 @pytest.mark.parametrize("levels", ["learned", "uniform"])
 @pytest.mark.parametrize("ranges", ["own", "shared"])
 def test_the_network_has_the_bits_and_levels_that_were_found(
@@ -223,11 +305,32 @@ def test_one_layer_and_batches_of_one_class(context: Context) -> None:
     assert all(bool(torch.isfinite(p).all()) for p in learned.network.parameters())
 
 
-@pytest.mark.parametrize("changed", [{"alpha": 300.0}, {"gate_rate": 1e30}])
-def test_great_strengths_end_within_the_budget(trained: TrainingContext, changed: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    ("budget", "changed"),
+    [(0.9, {"alpha": 300.0}), (0.9, {"gate_rate": 1e30}), (0.26, {"alpha": 64.0}), (0.08, {"alpha": 32.0})],
+)
+def test_great_strengths_end_within_the_budget(
+    trained: TrainingContext, budget: float, changed: dict[str, float]
+) -> None:
     problem = problem_of(trained.network)
-    learned = found(trained, problem, epochs=1.0, budget=0.9, **changed)
-    assert share(problem, learned.policy) <= 0.9 * (1 + 1e-9)
+    learned = found(trained, problem, epochs=1.0, cost="bops", budget=budget, **changed)
+    assert share(problem, learned.policy, "bops") <= budget * (1 + 1e-9) and learned.details["flips"] > 0
+
+
+@pytest.mark.parametrize("alpha", [19.0, 64.0])
+def test_a_steep_penalty_ends_at_a_limit_and_keeps_its_slope(trained: TrainingContext, alpha: float) -> None:
+    problem = problem_of(trained.network)
+    soft, options = SoftCost(problem), DdqOptions(budget=0.5, alpha=alpha)
+    _, gates = gated(trained, problem.space, options)
+    penalty = _Search(gates, soft, options, 5).penalty(torch.tensor(2.0))
+    exponent = min(alpha * math.log(2.0), 20.0)  # everything on costs twice the budget
+    assert penalty.item() == pytest.approx(2.0 * math.expm1(exponent), rel=1e-4)
+    penalty.backward()
+    others = gates_of(problem.space, torch.device("cpu"))
+    soft.interpolated(torch.stack([gate.effective_bits() for gate in others])).backward()
+    slope = 2.0 * alpha * math.exp(exponent)  # by the share of the cost, which is 1
+    for gate, other in zip(gates, others, strict=True):
+        torch.testing.assert_close(gate.logits.grad, slope * other.logits.grad, rtol=1e-4, atol=0.0)
 
 
 def test_losses_that_are_not_finite_end_the_training(context: Context, trained: TrainingContext) -> None:
@@ -235,7 +338,11 @@ def test_losses_that_are_not_finite_end_the_training(context: Context, trained: 
     with pytest.raises(TrainingDiverged, match="diverged at step 1 of"):
         found(broken, budget=0.5)
     with pytest.raises(TrainingDiverged, match="diverged at step 1 of"):  # a penalty beyond all numbers
-        found(trained, budget=0.3, alpha=1e6)
+        found(trained, budget=0.3, alpha=1e30)
+    x, y = next(iter(trained.train))
+    spoilt = [(x.index_fill(0, torch.tensor([3]), math.nan), y)] * 4
+    with pytest.raises(TrainingDiverged, match="diverged at step 1 of 8: its loss is nan"):
+        found(context(train=spoilt))
 
 
 def test_a_budget_below_the_cheapest_policy_is_refused(trained: TrainingContext) -> None:
