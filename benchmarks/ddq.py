@@ -69,7 +69,7 @@ def run(context: TrainingContext, problem: Any, budget: float, seed: int, **opti
 
 def lost(table: Table, options: dict[str, Any], seeds: int) -> list[str]:
     """Cells of one row."""
-    prepared = prepared_task("digits")
+    prepared = prepared_task("digits", "mpic")
     context = Evaluator(prepared.work, prepared.task).context
     problem, cost = table.problem, table.problem.costs[0]
     every = problem.space.to_policies(problem.space.grid())
@@ -91,7 +91,7 @@ def lost(table: Table, options: dict[str, Any], seeds: int) -> list[str]:
 
 def fronts(task: str) -> None:
     """Print a row for each policy."""
-    prepared = prepared_task(task)
+    prepared = prepared_task(task, "mpic")
     evaluator, problem = Evaluator(prepared.work, prepared.task), prepared.problem
     cost = problem.costs[0]
 
