@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mobo_mpq.errors import TrainingDiverged
 from mobo_mpq.graph import Network, call
+from mobo_mpq.memory import FLOAT_BITS
 from mobo_mpq.options import check_each
 from mobo_mpq.quant.transform import QuantizedNetwork, quantizers
 from mobo_mpq.training.data import Inputs, accepted_by, device_of, logits_of, split_batch, to_device
@@ -39,9 +40,9 @@ class Settings:
         margin: weight of the large margin between classes (see :mod:`mobo_mpq.training.margin`); 0 leaves it out.
         precision: of the arithmetic: "fp32", or "fp16" with parameters in float32.
         loss_scaling: in fp16: "adaptive", "dynamic", "static" or "none"; "auto" is adaptive there, and nothing in fp32.
-        loss_scale: in fp16, what the loss is multiplied by, at first where that changes: a power of two; 0 is the
-            scaling's own default.
-        scale_interval: in fp16, steps after which adaptive scales are chosen anew.
+        loss_scale: in fp16, unless its scaling is "none": what the loss is multiplied by, at first where that changes;
+            a power of two; 0 is the scaling's own default.
+        scale_interval: in fp16, steps after which adaptive scales are chosen anew; other scalings leave it at 1.
     """
 
     lr: float = 0.01
@@ -231,7 +232,11 @@ def _optimizer(
 def _advice(network: QuantizedNetwork, step: int, steps: int, loss: float, norm: float, settings: Settings) -> str:
     name, bits = min(network.policy.items(), key=lambda item: item[1].weight + item[1].activation)
     what = f"loss is {loss}" if not math.isfinite(loss) else f"gradient has norm {norm}"
-    return (
-        f"the fine-tune diverged at step {step + 1} of {steps}: its {what}; the fewest bits are those of layer "
-        f"'{name}', W{bits.weight}A{bits.activation}: lower the option 'lr' (now {settings.lr:g}), or give more bits"
-    )
+    remedy = f"lower the option 'lr' (now {settings.lr:g})"
+    if settings.precision == "fp16":  # no scale of the loss mends what overflows on the way to it
+        what += f" in float16, where numbers beyond {torch.finfo(torch.float16).max:g} are infinite"
+        remedy = f"train with --precision fp32; if it diverges there, too, {remedy}"
+    if min(bits) < FLOAT_BITS:
+        what += f"; the fewest bits are those of layer '{name}', W{bits.weight}A{bits.activation}"
+        remedy += ", or give more bits"
+    return f"the fine-tune diverged at step {step + 1} of {steps}: its {what}: {remedy}"

@@ -131,6 +131,19 @@ def test_divergence_says_when_and_what_to_do(trained: TrainingContext, where: st
         finetune(network, trained.train, loss, 5, Settings(lr=0.02, distill=0.0), trained.network)
 
 
+def test_divergence_without_quantizers_asks_for_no_more_bits(trained: TrainingContext) -> None:
+    expected = r"diverged at step 1 of 2: its loss is nan: lower the option 'lr' \(now 0.01\)$"
+    with pytest.raises(TrainingDiverged, match=expected):
+        finetune(
+            calibrated(trained, 32),
+            trained.train,
+            lambda *_: torch.tensor(math.nan, requires_grad=True),
+            2,
+            Settings(distill=0.0),
+            trained.network,
+        )
+
+
 def test_uncalibrated_network_is_an_error(trained: TrainingContext) -> None:
     policy = Policy.uniform(trained.network.layers, 4, 4)
     network = apply_uncalibrated(trained, policy, default_recipe("qat"))

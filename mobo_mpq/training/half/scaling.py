@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -48,7 +48,7 @@ def check_half(settings: HalfSettings) -> None:
 
     Raises:
         UnknownName: for a word that is not known.
-        InputError: for loss scaling in float32, a scale that is no power of two, or an interval below 1.
+        InputError: for a scale that is no power of two, an interval below 1, or an option that would change nothing.
     """
     if settings.precision not in PRECISIONS:
         raise UnknownName("precision", settings.precision, PRECISIONS)
@@ -68,6 +68,22 @@ def check_half(settings: HalfSettings) -> None:
     if not (1 <= interval < math.inf and interval == int(interval)):
         raise InputError(
             f"option 'scale_interval' of the fine-tune is {interval!r}; expected a whole number of at least 1"
+        )
+    if scale:
+        _check_used("loss_scale", scale, settings, ("adaptive", "dynamic", "static"))
+    if interval != 1:
+        _check_used("scale_interval", interval, settings, ("adaptive",))
+
+
+def _check_used(name: str, value: float, settings: HalfSettings, scalings: Sequence[str]) -> None:
+    """Refuse an option that changes nothing, since precision or loss scaling is another."""
+    given = f"option '{name}' of the fine-tune is {value!r}"
+    if settings.precision == "fp32":
+        raise InputError(f"{given}, but this fine-tune is in 'fp32'; add --precision fp16, or leave '{name}' out")
+    if settings.loss_scaling not in (AUTO, *scalings):
+        raise InputError(
+            f"{given}, which loss scaling '{settings.loss_scaling}' does not use; take --loss-scaling "
+            f"{' or '.join(scalings)}, or leave '{name}' out"
         )
 
 
@@ -208,9 +224,14 @@ class Half(Arithmetic):
         return {name: float(number) for name, number in found.items()}
 
     def _overflowed(self, when: str) -> str:
+        smaller = (
+            "take --loss-scaling static with an option 'loss_scale' below 1"
+            if self.scaling == "none"
+            else "lower the option 'loss_scale', choose another --loss-scaling"
+        )
         return (
             f"the fine-tune overflowed float16 in {when}, with {self.scaling} loss scaling and the loss times "
-            f"{self.loss_scale:g}: lower the option 'loss_scale', choose another --loss-scaling, or train in fp32"
+            f"{self.loss_scale:g}: {smaller}, or train with --precision fp32"
         )
 
 

@@ -130,11 +130,22 @@ def tuned(context: TrainingContext, loss: Any, steps: int, **settings: Any) -> d
 
 @pytest.mark.parametrize("scaling", LOSS_SCALINGS)
 def test_endless_overflow_ends(scaling: str, trained: TrainingContext) -> None:
+    remedy = "take --loss-scaling static with" if scaling == "none" else "lower the option 'loss_scale', choose another"
     expected = (
-        rf"overflowed float16 in {PATIENCE} steps in a row, up to step {PATIENCE + 2}, with {scaling} loss scaling"
+        rf"overflowed float16 in {PATIENCE} steps in a row, up to step {PATIENCE + 2}, with {scaling} loss scaling "
+        rf"and the loss times [0-9.e-]+: {remedy} .*, or train with --precision fp32$"
     )
-    with pytest.raises(TrainingDiverged, match=expected + ".*lower the option 'loss_scale'.*or train in fp32"):
+    with pytest.raises(TrainingDiverged, match=expected):
         tuned(trained, exploding(trained, above=2), 60, precision="fp16", loss_scaling=scaling)
+
+
+@pytest.mark.parametrize("scaling", LOSS_SCALINGS)
+def test_what_is_advised_against_large_gradients_helps(scaling: str, trained: TrainingContext) -> None:
+    """The gradient of the loss times 2**36 is beyond float16, unless it is multiplied by 2**-30."""
+    given = {"precision": "fp16", "loss_scaling": "static" if scaling == "none" else scaling, "loss_scale": 2.0**-30}
+    with pytest.raises(TrainingDiverged, match="overflowed float16 in all of its 8 steps"):
+        tuned(trained, exploding(trained, size=2.0**36), 8, precision="fp16", loss_scaling=scaling)
+    assert tuned(trained, exploding(trained, size=2.0**36), 8, **given)["overflow_steps"] == 0.0
 
 
 def test_a_fine_tune_without_a_single_step_says_so(trained: TrainingContext) -> None:
@@ -163,8 +174,30 @@ def test_overflow_is_over_when_it_is_over(trained: TrainingContext) -> None:
 
 @pytest.mark.parametrize("scaling", LOSS_SCALINGS)
 def test_a_loss_that_is_nan_is_no_overflow(scaling: str, trained: TrainingContext) -> None:
-    with pytest.raises(TrainingDiverged, match="diverged at step 1 of 5: its loss is nan"):
+    expected = "diverged at step 1 of 5: its loss is nan in float16, .*W3A8: train with --precision fp32; if .*'lr'"
+    with pytest.raises(TrainingDiverged, match=expected):
         tuned(trained, exploding(trained, size=math.nan), 5, precision="fp16", loss_scaling=scaling)
+
+
+def test_activations_beyond_float16_are_told_from_a_learning_rate_too_high(trained: TrainingContext) -> None:
+    """Weights 300 times as large, and no quantizers: in float32 it trains."""
+
+    def enlarged(precision: str) -> dict[str, float]:
+        policy = Policy.uniform(trained.network.layers, 32, 32)
+        network = run_recipe(Recipe("qat", 0.0), trained, policy, seed=0)
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.mul_(300.0)
+        settings = Settings(distill=0.0, precision=precision)
+        return dict(finetune(network, trained.train, trained.loss, 3, settings, trained.network))
+
+    assert enlarged("fp32") == {}
+    expected = (
+        "diverged at step 1 of 3: its loss is nan in float16, where numbers beyond 65504 are infinite: train with "
+        "--precision fp32; if it diverges there, too, lower the option 'lr' (now 0.01)"
+    )
+    with pytest.raises(TrainingDiverged, match=re.escape(expected) + "$"):
+        enlarged("fp16")
 
 
 def test_scales_are_chosen_anew_after_the_interval_and_after_an_overflow(trained: TrainingContext) -> None:
@@ -218,6 +251,33 @@ def test_dtypes(trained: TrainingContext) -> None:
         (options("static", loss_scale=-2.0), InputError, r"'loss_scale' of the fine-tune is -2.0; expected a power"),
         (options("static", loss_scale=math.inf), InputError, r"'loss_scale' of the fine-tune is inf; expected a power"),
         (options("static", loss_scale=math.nan), InputError, r"'loss_scale' of the fine-tune is nan; expected a power"),
+        (
+            {"loss_scale": 1024.0},
+            InputError,
+            "'loss_scale' of the fine-tune is 1024.0, but this fine-tune is in 'fp32'; add --precision fp16, or leave "
+            "'loss_scale' out$",
+        ),
+        (
+            {"precision": "fp32", "scale_interval": 100.0},
+            InputError,
+            "'scale_interval' of the fine-tune is 100.0, but this fine-tune is in 'fp32'; add --precision fp16, or "
+            "leave 'scale_interval' out$",
+        ),
+        (
+            options("none", loss_scale=1024.0),
+            InputError,
+            "'loss_scale' of the fine-tune is 1024.0, which loss scaling 'none' does not use; take --loss-scaling "
+            "adaptive or dynamic or static, or leave 'loss_scale' out$",
+        ),
+        *(
+            (
+                options(scaling, scale_interval=100.0),
+                InputError,
+                f"'scale_interval' of the fine-tune is 100.0, which loss scaling '{scaling}' does not use; take "
+                "--loss-scaling adaptive, or leave 'scale_interval' out$",
+            )
+            for scaling in ("dynamic", "static", "none")
+        ),
         (options("adaptive", scale_interval=0.0), InputError, r"'scale_interval' .* is 0.0; expected a whole number"),
         (options("adaptive", scale_interval=1.5), InputError, r"'scale_interval' .* is 1.5; expected a whole number"),
         (options("adaptive", scale_interval=math.nan), InputError, r"'scale_interval' .* is nan; expected a whole"),
