@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import TypeVar, get_args, get_type_hints
@@ -35,6 +36,11 @@ def parse_options(options: type[D], values: Mapping[str, float | str], owner: st
         except (TypeError, ValueError):
             raise InputError(f"option '{name}' of {owner} is {value!r}; expected a number") from None
     return options(**found)
+
+
+def is_whole(value: float, least: float, most: float = math.inf) -> bool:
+    """Whether a number is a whole one of a range; infinity and NaN, which TOML has too, are none."""
+    return least <= value <= most and float(value).is_integer()
 
 
 def check_each(options: object, owner: str, legal: Mapping[str, tuple[bool, str]]) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from mobo_mpq.errors import InputError, UnknownName
-from mobo_mpq.options import check_each, parse_options
+from mobo_mpq.options import check_each, is_whole, parse_options
 from mobo_mpq.strategies.base import NoOptions
 
 
@@ -50,3 +50,9 @@ def test_values_that_make_no_sense_are_named() -> None:
     with pytest.raises(InputError, match="^option 'limit' of recipe 'x' is -1.0; expected a number above 0$"):
         check_each(Example(0.5, -1.0), "recipe 'x'", legal)
     check_each(Example(), "recipe 'x'", {"rate": (True, "0 or more")})
+
+
+def test_whole_numbers_of_a_range() -> None:
+    assert all(is_whole(value, 1) for value in (1, 1.0, 7.0, 1e300))
+    assert not any(is_whole(value, 1) for value in (0.0, 1.5, float("inf"), float("-inf"), float("nan")))
+    assert is_whole(8, 1, 8) and not is_whole(9.0, 1, 8)

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 
 from mobo_mpq.errors import InputError
 from mobo_mpq.layers import LayerSpec
+from mobo_mpq.options import is_whole
 from mobo_mpq.policy import LayerBits
 from mobo_mpq.quant.base import Scheme
 from mobo_mpq.quant.codebook import CodebookScheme, codebook_bytes
@@ -29,7 +30,7 @@ class Clusters(Settings):
 
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
-        if not (self.iterations >= 1 and self.iterations == int(self.iterations)):
+        if not is_whole(self.iterations, 1):
             raise InputError(
                 f"option 'iterations' of recipe 'kmeans' is {self.iterations!r}; expected a whole number above 0"
             )

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from mobo_mpq.errors import InputError, UnknownName
 from mobo_mpq.folding import tensor_of
 from mobo_mpq.layers import LayerSpec
+from mobo_mpq.options import is_whole
 from mobo_mpq.policy import LayerBits
 from mobo_mpq.posttraining.biases import correct_bias
 from mobo_mpq.posttraining.layerwise import attach_biases, layers_in_turn
@@ -35,7 +36,7 @@ class Points:
     biases: str = "empirical"
 
     def __post_init__(self) -> None:
-        if not (1 <= self.points <= 8 and self.points == int(self.points)):
+        if not is_whole(self.points, 1, 8):
             raise InputError(
                 f"option 'points' of recipe 'multipoint' is {self.points!r}; expected a whole number from 1 to 8"
             )

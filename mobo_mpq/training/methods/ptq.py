@@ -7,6 +7,7 @@ from functools import lru_cache
 
 from mobo_mpq.errors import InputError, UnknownName
 from mobo_mpq.graph import Network
+from mobo_mpq.options import is_whole
 from mobo_mpq.posttraining.biases import correct_analytically, correct_bias
 from mobo_mpq.posttraining.equalization import equalize
 from mobo_mpq.posttraining.layerwise import attach_biases, layers_in_turn
@@ -57,7 +58,7 @@ class Steps:
                 "option 'biases' of recipe 'ptq' is 'analytic', which needs batch norms as they were trained; leave "
                 "'equalization' off, or take 'empirical'"
             )
-        if not (self.rounding_steps >= 1 and self.rounding_steps == int(self.rounding_steps)):
+        if not is_whole(self.rounding_steps, 1):
             raise InputError(
                 f"option 'rounding_steps' of recipe 'ptq' is {self.rounding_steps!r}; expected a whole number above 0"
             )

@@ -81,8 +81,9 @@ def test_an_onnx_file_is_refused(context: TrainingContext) -> None:
 
 def test_options_are_checked() -> None:
     check_recipe(Recipe("kmeans", options={"iterations": 3.0, "lr": 0.02}))
-    with pytest.raises(InputError, match="option 'iterations' of recipe 'kmeans' is 0.5; expected a whole number"):
-        check_recipe(Recipe("kmeans", options={"iterations": 0.5}))
+    for wrong in (0.0, 0.5, float("inf"), float("nan")):
+        with pytest.raises(InputError, match=f"'iterations' of recipe 'kmeans' is {wrong}; expected a whole number"):
+            check_recipe(Recipe("kmeans", options={"iterations": wrong}))
     with pytest.raises(InputError, match="option 'lr' of the fine-tune is 0"):
         check_recipe(Recipe("kmeans", options={"lr": 0.0}))
     with pytest.raises(UnknownName, match="unknown option of recipe 'kmeans' 'rounds'"):

@@ -74,6 +74,11 @@ def test_options_change_the_network_and_little_else_at_eight_bits(
         ({"weights": "max"}, UnknownName, "unknown observer 'max'; known: minmax, mse, percentile"),
         ({"percentile": 20.0}, InputError, "percentile 20.0 is out of range; expected more than 50, at most 100"),
         ({"percentile": "many"}, InputError, "option 'percentile' of recipe 'ptq' is 'many'; expected a number"),
+        (
+            {"rounding_steps": float("inf")},
+            InputError,
+            "'rounding_steps' of recipe 'ptq' is inf; expected a whole number",
+        ),
         ({"rounding_steps": 0.5}, InputError, "'rounding_steps' of recipe 'ptq' is 0.5; expected a whole number abov"),
         (
             {"round": "up"},
