@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mobo_mpq.arrays import Levels
 from mobo_mpq.errors import InputError, PolicyError
 from mobo_mpq.front import complete
 from mobo_mpq.objective import Measurement
@@ -194,12 +195,23 @@ class Strategy(ABC):
         return derive(self.seed, type(self).__name__, number, *labels) % 2**31
 
     def fresh(
-        self, candidates: Iterable[Policy], rng: np.random.Generator, taken: Iterable[Policy] = ()
+        self,
+        candidates: Iterable[Policy],
+        rng: np.random.Generator,
+        taken: Iterable[Policy] = (),
+        within: Callable[[Levels], NDArray[np.bool_]] | None = None,
     ) -> Policy | None:
         """The first candidate that is new and keeps the budgets, else a new policy near the first, else any new one.
 
         Returns None when the search below finds none, which for a space that is not used up is very unlikely: it walks
         from the candidate, towards the budgets where it breaks them, and enumerates what is small.
+
+        Args:
+            candidates: the best first.
+            rng: of the search.
+            taken: policies that are not new, beside those seen.
+            within: levels, n x d -> which of them the search may find; they keep the budgets. Where it finds none, all
+                that keep the budgets are searched.
         """
         seen = self._seen | set(taken)
         start: Policy | None = None
@@ -209,24 +221,33 @@ class Strategy(ABC):
             start = start or candidate
         if len(seen) >= self.problem.space.cardinality:
             return None
-        return self._nearby(start or self.problem.space.sample(1, rng)[0], seen, rng)
+        start = start or self.problem.space.sample(1, rng)[0]
+        allowed = [self.problem.affordable] if within is None else [within, self.problem.affordable]
+        found = (self._nearby(start, seen, rng, keeps) for keeps in allowed)
+        return next((policy for policy in found if policy is not None), None)
 
-    def _nearby(self, start: Policy, seen: Set[Policy], rng: np.random.Generator) -> Policy | None:
+    def _nearby(
+        self,
+        start: Policy,
+        seen: Set[Policy],
+        rng: np.random.Generator,
+        keeps: Callable[[Levels], NDArray[np.bool_]],
+    ) -> Policy | None:
         problem, space = self.problem, self.problem.space
         at = space.to_levels([start])[0]
         for _ in range(2 * int(space.sizes.sum()) + 16):
             around = rng.permutation(space.neighbour_levels(at))
-            affordable = around[problem.affordable(around)]
-            if (new := self._first_new(affordable, seen)) is not None:
+            kept = around[keeps(around)]
+            if (new := self._first_new(kept, seen)) is not None:
                 return new
             cheaper = around[problem.excess(around) < problem.excess(at)]
-            step = next((some[0] for some in (affordable, cheaper, around) if len(some)), None)
+            step = next((some[0] for some in (kept, cheaper, around) if len(some)), None)
             if step is None:
                 break
             at = step
         if math.prod(space.sizes.tolist()) <= 65_536:
             every = space.grid()
-            return self._first_new(rng.permutation(every[problem.affordable(every)]), seen)
+            return self._first_new(rng.permutation(every[keeps(every)]), seen)
         return None
 
     def _first_new(self, levels: NDArray[np.intp], seen: Set[Policy]) -> Policy | None:

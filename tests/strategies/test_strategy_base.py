@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from mobo_mpq.arrays import Levels
 from mobo_mpq.errors import InputError
 from mobo_mpq.objective import Direction, ObjectiveInfo
 from mobo_mpq.policy import Policy
@@ -110,6 +112,26 @@ def test_fresh_finds_the_last_policy_of_a_large_budgeted_space() -> None:
     taken = toy.everything[:-1]
     assert strategy.fresh(taken, rng, taken) == toy.everything[-1]
     assert strategy.fresh(taken, rng, toy.everything) is None
+
+
+def test_fresh_leaves_a_limit_when_nothing_new_is_within_it() -> None:
+    toy = make_toy(6, budgets={"latency_s": 0.8})
+    cost, rng = toy.problem.costs[0], np.random.default_rng(0)
+    limit = 0.3 * cost(toy.problem.space.highest())
+    inside = [policy for policy in toy.everything if cost(policy) <= limit]
+    strategy, start = Lowest(toy.problem, seed=0), inside[:1]
+
+    def within(levels: Levels) -> NDArray[np.bool_]:
+        return cost.of_levels(levels) <= limit
+
+    taken = set(start)
+    for _ in inside[1:]:
+        found = strategy.fresh(start, rng, taken, within)
+        assert found is not None
+        taken.add(found)
+    assert taken == set(inside)
+    beyond = strategy.fresh(start, rng, taken, within)
+    assert beyond is not None and limit < cost(beyond) <= toy.problem.budgets["latency_s"]
 
 
 def test_fresh_samples_what_is_too_large_to_enumerate() -> None:
