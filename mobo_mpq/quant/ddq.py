@@ -185,11 +185,12 @@ class _Nearest(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, step: Tensor, first: Tensor, levels: Tensor, correction: float) -> Tensor:
         place = x * (1.0 / step)  # as in functional.quantize: bounds are moved by ``first``, which rounds nothing
-        index = (place - first).clamp_(0, len(levels) - 2).nan_to_num_().to(torch.int32)
+        inside = (place - first).clamp_(0, len(levels) - 2)
+        index = inside.nan_to_num().to(torch.int32)
         bounds = _bounds(first, levels)
         rows = torch.arange(len(bounds), dtype=index.dtype, device=index.device).view(first.shape)
         index += place > _pick(bounds.flatten(), index + rows * bounds.shape[1])
-        level = _pick(levels, index).add_(first).masked_fill_(place.isnan(), torch.nan)
+        level = _pick(levels, index).add_(first).add_(inside, alpha=0.0)  # 0, but where x is no number
         ctx.save_for_backward(place, index, level, step, first)
         ctx.correction, ctx.count = correction, len(levels)
         return level * step
