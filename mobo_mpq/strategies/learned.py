@@ -16,10 +16,13 @@ from mobo_mpq.engine.designs import van_der_corput
 from mobo_mpq.errors import InputError
 from mobo_mpq.front import maximised
 from mobo_mpq.objective import CostObjective, Measurement
-from mobo_mpq.options import parse_options
+from mobo_mpq.options import check_each, parse_options
 from mobo_mpq.pareto import hypervolume
 from mobo_mpq.policy import Policy
+from mobo_mpq.problem import Problem
 from mobo_mpq.strategies.base import Strategy
+from mobo_mpq.strategies.budget_range import budget_range
+from mobo_mpq.training.learners.bsq import MOST_BITS
 from mobo_mpq.training.learning import check_learner, default_learner
 from mobo_mpq.trial import Proposal, Recipe, Trial
 
@@ -27,8 +30,6 @@ WEAKEST, STRONGEST = 0.01, 10.0
 """Strengths of BSQ under which bit planes begin to vanish, and under which hardly any stays."""
 SAME = 1.25
 """Ratio of strengths below which there is hardly a difference: those come last."""
-MOST_BITS = 8
-"""Of an activation that is quantized."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,9 @@ class Sweep(Strategy):
     swept: ClassVar[str]
     """The option that is swept."""
 
+    default_ends: ClassVar[tuple[float, float]]
+    """Of the range, where the user gives none and the problem does not say more."""
+
     options_class = SweepOptions
 
     @classmethod
@@ -77,16 +81,30 @@ class Sweep(Strategy):
             raise InputError(
                 f"option '{cls.swept}' of {owner} is swept over the trials; give its range by 'lowest' and 'highest'"
             )
-        lowest, highest = span.lowest, span.highest
-        sensible = all(end is None or 0 < end < math.inf for end in (lowest, highest))
-        if not sensible or (lowest or 0.0) > (highest or math.inf):
-            raise InputError(
-                f"options 'lowest' and 'highest' of {owner} are {lowest} and {highest}; expected numbers above 0, the "
-                "lower one first"
-            )
         options = SweepOptions(span, {key: value for key, value in values.items() if key not in known})
-        check_learner(cls.recipe(options))
+        cls._check(options, owner)
         return options
+
+    @classmethod
+    def _check(cls, options: SweepOptions, owner: str) -> None:
+        """What can be checked without a problem; the learner judges what the user gives, and both ends."""
+        recipe, given = cls.recipe(options), {"lowest": options.span.lowest, "highest": options.span.highest}
+        check_learner(recipe)
+        legal = {end: (value is None or 0.0 < value < math.inf, "a number above 0") for end, value in given.items()}
+        check_each(options.span, owner, legal)
+        for end, value in given.items():
+            if value is not None:
+                try:
+                    check_learner(replace(recipe, options={**recipe.options, cls.swept: value}))
+                except InputError as error:
+                    raise InputError(f"option '{end}' of {owner} is {value}: {error}") from None
+        lowest, highest = cls.ends(options.span)
+        if lowest > highest:
+            absent = "".join(f", but '{end}' is its default: give both" for end in given if given[end] is None)
+            raise InputError(
+                f"options 'lowest' and 'highest' of {owner} are {lowest} and {highest}; expected the lower one "
+                f"first{absent}"
+            )
 
     @classmethod
     def recipe(cls, options: SweepOptions) -> Recipe:
@@ -104,31 +122,45 @@ class Sweep(Strategy):
         recipe = self.recipe(self.options)
         return [Proposal(None, self.name, learner=replace(recipe, options={**recipe.options, **self.aim()}))]
 
-    def ends(self, lowest: float, highest: float) -> tuple[float, float]:
-        """Of the range: what the user gave, over these."""
-        span = self.options.span
+    @classmethod
+    def ends(cls, span: Range) -> tuple[float, float]:
+        """What the user gave, over the defaults."""
+        lowest, highest = cls.default_ends
         return lowest if span.lowest is None else span.lowest, highest if span.highest is None else span.highest
 
 
 class BudgetSweep(Sweep):
-    """From the cost of the highest bits down to that of the cheapest policy; the problem's costs take turns.
+    """From the cost of the highest bits, or the study's own budget, down to the cheapest policy; costs take turns.
 
     Budgets halve the gaps between those before them, so that any number of trials is spread over the range.
+
+    Raises:
+        InputError: when the problem has no cost of the name in the options, or the range is beyond what policies cost
+            and the study allows.
     """
 
     swept = "budget"
+    default_ends = (0.0, 1.0)
+
+    def __init__(self, problem: Problem, *, seed: int, options: SweepOptions | None = None) -> None:
+        super().__init__(problem, seed=seed, options=options)
+        given = str(self.options.learner.get("cost", ""))
+        self.costs = [problem.cost(given)] if given else list(problem.costs)
+        self._ranges = [self._range(cost) for cost in self.costs]
 
     def aim(self) -> dict[str, float | str]:
         """A cost and a budget on it, as a share of what the highest bits cost."""
-        names = [cost.info.name for cost in self.problem.costs]
-        turn = self.number - 1  # number 0 is the highest bits
-        if given := str(self.options.learner.get("cost", "")):
-            names = [given]
-        cost = self.problem.cost(names[turn % len(names)])
-        least = cost(self.problem.cheapest(cost.info.name)) / cost(self.problem.space.highest())
-        lowest, highest = self.ends(least, 1.0)
-        share = van_der_corput(turn // len(names) + 1)
-        return {"cost": cost.info.name, self.swept: highest - share * (highest - lowest)}
+        round_, which = divmod(self.number - 1, len(self.costs))  # number 0 is the highest bits
+        lowest, highest = self._ranges[which]
+        share = van_der_corput(round_ + 1)
+        return {"cost": self.costs[which].info.name, self.swept: highest - share * (highest - lowest)}
+
+    def _range(self, cost: CostObjective) -> tuple[float, float]:
+        """Least and greatest budget, as shares of what the highest bits cost."""
+        span, whole = self.options.span, cost(self.problem.space.highest())
+        ends = span.lowest, span.highest
+        low, high = budget_range(self.problem, cost, ends, self.default_ends[1] * whole, f"strategy '{self.name}'")
+        return low / whole, high / whole
 
 
 class Ddq(BudgetSweep):
@@ -165,12 +197,13 @@ class Bsq(Sweep):
 
     name = "bsq"
     swept = "strength"
+    default_ends = (WEAKEST, STRONGEST)
 
     def aim(self) -> dict[str, float | str]:
         """The middle of the most promising gap, in the logarithm of the strength."""
         gaps = [(width, *gap) for width in self._widths() for gap in itertools.pairwise(self._points(width))]
         if not gaps:  # the user wants a single strength
-            return {"activation_bits": self._widths()[0], self.swept: self.ends(WEAKEST, STRONGEST)[0]}
+            return {"activation_bits": self._widths()[0], self.swept: self.ends(self.options.span)[0]}
         front = maximised(self.problem.infos, self.complete)
         volume = hypervolume(front, self.problem.reference)
         width, one, two = max(gaps, key=lambda gap: self._promise(gap[1], gap[2], front, volume))
@@ -184,9 +217,10 @@ class Bsq(Sweep):
 
     def _points(self, width: float) -> list[_Point]:
         """Strengths tried at a width, and the ends; what runs, or failed, counts as if it lay evenly between others."""
-        space, (lowest, highest) = self.problem.space, self.ends(WEAKEST, STRONGEST)
+        space, (lowest, highest) = self.problem.space, self.ends(self.options.span)
         activation = int(width) or space.activation_bits[-1]
-        ends = [space.uniform(bits, activation) for bits in (space.weight_bits[-1], space.weight_bits[0])]
+        most = max((bits for bits in space.weight_bits if bits <= MOST_BITS), default=space.weight_bits[-1])
+        ends = [space.uniform(bits, activation) for bits in (most, space.weight_bits[0])]
         known = {end: self._values(policy, None) for end, policy in zip((lowest, highest), ends, strict=True)}
         tried = {lowest, highest}
         for learner, trial in self._learners():

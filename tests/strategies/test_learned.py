@@ -130,6 +130,14 @@ def test_activations_that_stay_in_float_are_no_obstacle():
     assert learner.options["activation_bits"] == 0.0 and learner.options["strength"] == pytest.approx(math.sqrt(0.1))
 
 
+@pytest.mark.parametrize(("weight_bits", "most"), [((2, 4, 8, 32), 8), ((2, 4, 16), 4), ((16, 32), 32)])
+def test_the_weakest_strength_costs_what_the_learner_begins_with(weight_bits, most):
+    problem = make_toy(4, weight_bits=weight_bits).problem
+    weakest, *_, strongest = make_strategy("bsq", problem, 0)._points(8.0)
+    for point, bits in ((weakest, most), (strongest, weight_bits[0])):
+        assert -point.values[1] == pytest.approx(problem.costs[0](problem.space.uniform(bits, 8)))
+
+
 def test_what_runs_is_not_asked_for_again():
     problem = make_toy(12, activation_bits=(4, 8)).problem
     batch = make_strategy("bsq", problem, 0).ask(9)[1:]
@@ -173,12 +181,33 @@ def test_the_user_may_give_range_and_epochs_and_the_learners_own_options(name):
         check_strategy(name, {option: 0.5})
     with pytest.raises(UnknownName, match=f"unknown option of .*'{name}' 'nonsense'"):
         check_strategy(name, {"nonsense": 1.0})
-    with pytest.raises(InputError, match=f"'highest' of strategy '{name}' are 0.9 and 0.1; expected numbers"):
-        check_strategy(name, {"lowest": 0.9, "highest": 0.1})
-    with pytest.raises(InputError, match="are -1.0 and None; expected numbers above 0, the lower one first"):
-        check_strategy(name, {"lowest": -1.0})
     with pytest.raises(InputError, match=f"option 'lowest' of strategy '{name}' is 'x'; expected a number"):
         check_strategy(name, {"lowest": "x"})
+
+
+@pytest.mark.parametrize("name", LEARNED)
+@pytest.mark.parametrize(("options", "message"), [
+    ({"lowest": -1.0}, "option 'lowest' of {} is -1.0; expected a number above 0$"),
+    ({"highest": 0.0}, "option 'highest' of {} is 0.0; expected a number above 0$"),
+    ({"highest": math.nan}, "option 'highest' of {} is nan; expected a number above 0$"),
+    ({"lowest": math.inf}, "option 'lowest' of {} is inf; expected a number above 0$"),
+    ({"lowest": 0.9, "highest": 0.1}, "options 'lowest' and 'highest' of {} are 0.9 and 0.1; expected the lower one"),
+])  # fmt: skip
+def test_a_range_that_is_none_is_refused(name, options, message):
+    with pytest.raises(InputError, match=message.format(f"strategy '{name}'")):
+        check_strategy(name, options)
+
+
+@pytest.mark.parametrize(("name", "options", "message"), [
+    ("ddq", {"highest": 2.0}, "option 'highest' of strategy 'ddq' is 2.0: option 'budget' of .* at most 1$"),
+    ("ddq", {"lowest": 1.5}, "option 'lowest' of strategy 'ddq' is 1.5: option 'budget' of .* at most 1$"),
+    ("seam", {"lowest": 1.5}, "'seam' are 1.5 and 1.0; expected the lower one first, but 'highest' is its default"),
+    ("bsq", {"lowest": 20.0}, "'bsq' are 20.0 and 10.0; expected the lower one first, but 'highest' is its default"),
+    ("bsq", {"highest": 0.005}, "'bsq' are 0.01 and 0.005; expected the lower one first, but 'lowest' is its default"),
+])  # fmt: skip
+def test_ends_have_to_suit_the_learner_and_the_other_end_at_its_default(name, options, message):
+    with pytest.raises(InputError, match=message):
+        check_strategy(name, options)
 
 
 @pytest.mark.parametrize("name", LEARNED)

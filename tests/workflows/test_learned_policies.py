@@ -108,12 +108,24 @@ def test_a_policy_over_the_studys_own_budget_is_not_scored(
     assert trials[1].state is TrialState.PRUNED and "over the budget" in str(trials[1].error)
 
 
-def test_a_learner_that_cannot_reach_its_budget_fails_with_the_reason(
-    command: Command, study_file: Callable[..., Path], tmp_path: Path
+@pytest.mark.parametrize(
+    ("strategy", "option", "sentence"),
+    [
+        ("ddq", "highest = 2.0", "option 'highest' of strategy 'ddq' is 2.0: option 'budget'"),  # whatever the task is
+        ("bsq", "lowest = 20.0", "options 'lowest' and 'highest' of strategy 'bsq' are 20.0 and 10.0; expected"),
+        ("ddq", "lowest = 0.001", "option 'lowest' of strategy 'ddq' is 0.001; expected at least 0."),  # on this device
+        ("seam", "highest = 0.001", "option 'highest' of strategy 'seam' is 0.001; expected at least 0."),
+    ],
+)
+def test_a_range_that_cannot_be_swept_is_bad_input_and_begins_no_study(
+    strategy: str,
+    option: str,
+    sentence: str,
+    fails: Callable[..., str],
+    study_file: Callable[..., Path],
+    tmp_path: Path,
 ) -> None:
-    file, home = study_file("ddq", trials=2), tmp_path / "home"
-    file.write_text(file.read_text() + "lowest = 0.001\nhighest = 0.001\n")
-    assert command("search", file, "--runner", "serial", "--name", "low", "--home", home) == 0
-    trials = sorted(read_trials(journal_of(home, "low")), key=lambda trial: trial.number)
-    assert trials[1].state is TrialState.FAILED
-    assert "budget 'latency_s'" in str(trials[1].error) and "the cheapest legal policy costs" in str(trials[1].error)
+    file, home = study_file(strategy, trials=2), tmp_path / "home"
+    file.write_text(f"{file.read_text()}{option}\n")
+    assert fails("search", file, "--runner", "serial", "--name", "none", "--home", home).startswith(sentence)
+    assert not home.exists()
