@@ -7,7 +7,7 @@ Wang, Liu, Lin, Lin and Han, "HAQ: Hardware-Aware Automated Quantization with Mi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from mobo_mpq.allocation import TOLERANCE
 from mobo_mpq.arrays import Floats, Levels
 from mobo_mpq.engine.designs import van_der_corput
-from mobo_mpq.errors import InfeasibleBudget, UnknownName
+from mobo_mpq.errors import UnknownName
 from mobo_mpq.objective import Direction
-from mobo_mpq.options import check_each
+from mobo_mpq.options import check_each, is_whole
 from mobo_mpq.policy import Policy
 from mobo_mpq.problem import Problem
 from mobo_mpq.strategies.base import Strategy
+from mobo_mpq.strategies.budget_range import budget_range
 from mobo_mpq.strategies.haq_agent import Ddpg, truncated_normal
 from mobo_mpq.strategies.haq_episode import Episode, back_off
 from mobo_mpq.training.isolation import isolated
@@ -68,10 +69,10 @@ class HaqOptions:
             raise UnknownName("value of option 'agents' of strategy 'haq'", self.agents, AGENTS)
         lowest, highest = 0.0 if self.lowest is None else self.lowest, self.highest
         legal = {
-            "budgets": (self.budgets >= 1 and self.budgets == int(self.budgets), "a whole number above 0"),
+            "budgets": (is_whole(self.budgets, 1), "a whole number above 0"),
             "lowest": (self.lowest is None or 0.0 < self.lowest < math.inf, "a number above 0"),
             "highest": (highest is None or max(lowest, 0.0) <= highest < math.inf, "a number of at least 'lowest'"),
-            "warmup": (self.warmup >= 0 and self.warmup == int(self.warmup), "a whole number, 0 or more"),
+            "warmup": (is_whole(self.warmup, 0), "a whole number, 0 or more"),
             "noise": (0.0 <= self.noise < math.inf, "0 or more"),
             "decay": (0.0 < self.decay <= 1.0, "more than 0, at most 1"),
             "updates": (0.0 <= self.updates < math.inf, "0 or more"),
@@ -99,8 +100,8 @@ class Haq(Strategy):
     """Plays an episode for each trial, and learns from all that have finished, in the order in which they did.
 
     Raises:
-        InputError: when the problem has no cost of the name in the options.
-        InfeasibleBudget: when the least budget is below the cheapest policy.
+        InputError: when the problem has no cost of the name in the options, or the range is beyond what policies cost
+            and the study allows.
     """
 
     options_class = HaqOptions
@@ -122,7 +123,8 @@ class Haq(Strategy):
         """The policy of the next episode."""
         with isolated(self.derived_seed(self.number), threads=1):
             self._learn()
-            policy = self.fresh((self._policy(levels) for _, levels in self._play(self.number)), self.rng(self.number))
+            played = (self._policy(levels) for _, levels in self._play(self.number))
+            policy = self.fresh(played, self.rng(self.number), within=self._within(self.goal(self.number)))
         return [] if policy is None else [Proposal(policy, "haq")]
 
     # --- budgets ----------------------------------------------------------------------------------------------------
@@ -141,19 +143,11 @@ class Haq(Strategy):
 
     def _range(self, index: int) -> tuple[float, float]:
         """Least and greatest budget on a cost."""
-        cost, problem = self.costs[index], self.problem
-        cheapest, highest = problem.cheapest(cost.info.name), problem.space.highest()
+        cost = self.costs[index]
         first = self._first().policy
         assert first is not None, "trial 0 has a policy"
-        low, high = cost(cheapest), cost(first)
-        if self.options.lowest is not None:
-            low = self.options.lowest * cost(highest)
-        if self.options.highest is not None:
-            high = self.options.highest * cost(highest)
-        for asked in (low, high):
-            if asked * (1 + TOLERANCE) < cost(cheapest):
-                raise InfeasibleBudget(cost.info.name, cost(cheapest), asked, problem.budgets)
-        return low, max(low, high)
+        ends = self.options.lowest, self.options.highest
+        return budget_range(self.problem, cost, ends, cost(first), "strategy 'haq'")
 
     def _columns(self, cost: int, limit: float) -> Floats:
         """What a shared agent sees of the budget: its place in the range, 1 for costs that have none."""
@@ -187,14 +181,19 @@ class Haq(Strategy):
             before = self.episode.to_level(step, actions[:, step])
         return actions
 
+    def _within(self, goal: Goal) -> Callable[[Levels], NDArray[np.bool_]]:
+        """Which policies keep an episode's budget, and the study's."""
+        cost, limit = self.costs[goal.cost], goal.limit * (1 + TOLERANCE)
+
+        def within(levels: Levels) -> NDArray[np.bool_]:
+            return np.asarray((cost.of_levels(levels) <= limit) & self.problem.affordable(levels))
+
+        return within
+
     def _backed_off(self, levels: Levels, goal: Goal) -> Levels:
-        cost = self.costs[goal.cost]
-
-        def within(some: Levels) -> NDArray[np.bool_]:
-            return np.asarray((cost.of_levels(some) <= goal.limit * (1 + TOLERANCE)) & self.problem.affordable(some))
-
-        found = back_off(self.problem.space, levels, within)
-        return self.levels_of([self.problem.cheapest(cost.info.name)])[0] if found is None else found
+        found = back_off(self.problem.space, levels, self._within(goal))
+        cheapest = self.costs[goal.cost].info.name
+        return self.levels_of([self.problem.cheapest(cheapest)])[0] if found is None else found
 
     def _policy(self, levels: Levels) -> Policy:
         return self.problem.space.to_policies(levels)[0]
@@ -211,13 +210,13 @@ class Haq(Strategy):
 
     def _take_up(self, trial: Trial, levels: Levels) -> None:
         goal = self.goal(max(trial.number, 1))
-        cost, limit = self.costs[goal.cost], goal.limit
+        cost, limit, most = self.costs[goal.cost], goal.limit, self._reach[goal.cost][1]
         spent = float(cost.of_levels(levels))
         actions = self.episode.to_actions(levels)
         if spent > limit * (1 + TOLERANCE):
-            if self.options.agents == "separate":
+            if self.options.agents == "separate" or spent > most * (1 + TOLERANCE):
                 return  # no episode of this agent could have ended here
-            limit = spent  # with this budget, the same actions end there
+            limit = min(spent, most)  # with this budget, the same actions end there
         else:
             played = (found for found, ends in self._play(trial.number) if (ends == levels).all())
             actions = next(played, actions)
