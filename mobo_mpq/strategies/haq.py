@@ -67,11 +67,14 @@ class HaqOptions:
     def __post_init__(self) -> None:
         if self.agents not in AGENTS:
             raise UnknownName("value of option 'agents' of strategy 'haq'", self.agents, AGENTS)
-        lowest, highest = 0.0 if self.lowest is None else self.lowest, self.highest
+        lowest, highest = self.lowest, self.highest
         legal = {
             "budgets": (is_whole(self.budgets, 1), "a whole number above 0"),
-            "lowest": (self.lowest is None or 0.0 < self.lowest < math.inf, "a number above 0"),
-            "highest": (highest is None or max(lowest, 0.0) <= highest < math.inf, "a number of at least 'lowest'"),
+            "lowest": (lowest is None or 0.0 < lowest <= 1.0, "more than 0, at most 1"),
+            "highest": (
+                highest is None or (0.0 < highest <= 1.0 and (lowest or 0.0) <= highest),
+                "more than 0, at least 'lowest', at most 1",
+            ),
             "warmup": (is_whole(self.warmup, 0), "a whole number, 0 or more"),
             "noise": (0.0 <= self.noise < math.inf, "0 or more"),
             "decay": (0.0 < self.decay <= 1.0, "more than 0, at most 1"),
