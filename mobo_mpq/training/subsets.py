@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 from mobo_mpq.seeding import derive
 from mobo_mpq.training.data import batch_count, passes, rebuild, share
+from mobo_mpq.training.isolation import isolated
 
 
 def subset(loader: Iterable[Any], fraction: float, seed: int) -> Iterable[Any]:
@@ -34,7 +35,8 @@ def subset(loader: Iterable[Any], fraction: float, seed: int) -> Iterable[Any]:
     seed = derive(seed, "subset")
     shared = share(loader)
     if shared is None:
-        return list(itertools.islice(passes(loader, seed), math.ceil(fraction * batch_count(loader))))
+        with isolated(seed):  # a loader may shuffle and augment by global generators
+            return list(itertools.islice(passes(loader, seed), math.ceil(fraction * batch_count(loader))))
     full = rebuild(shared)
     assert isinstance(full.dataset, TensorDataset), "made so"
     tensors = full.dataset.tensors

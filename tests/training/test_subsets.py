@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -73,6 +74,26 @@ def test_the_order_is_the_loaders(shuffle: bool) -> None:
 def test_fewer_samples_than_a_batch_are_a_batch() -> None:
     kept = subset(loader_of(torch.zeros(40, dtype=torch.long), batch_size=32, drop_last=True), 0.1, 0)
     assert [len(x) for x, _ in kept] == [4]
+
+
+class Augments:
+    """A loader whose batches come from torch's global generator."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (torch.rand(3) for _ in range(4))
+
+
+def test_what_a_loader_draws_depends_on_the_seed_alone() -> None:
+    state = torch.random.get_rng_state()
+    first = subset(Augments(), 0.5, 1)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    torch.rand(1)
+    again, other = subset(Augments(), 0.5, 1), subset(Augments(), 0.5, 2)
+    assert torch.equal(torch.stack([*first]), torch.stack([*again]))
+    assert not torch.equal(torch.stack([*first]), torch.stack([*other]))
 
 
 def test_other_loaders_give_their_first_batches() -> None:
