@@ -42,11 +42,13 @@ class StudyFolder:
     def exists(self) -> bool:
         """Whether a study was begun here; a failure before its first trial leaves nothing to resume.
 
-        A study that waits for its proxy counts, as does a journal that cannot be read: nobody may write over it.
+        A study that waits for its proxy has begun when that has. A journal that cannot be read counts, too: nobody may
+        write over it.
         """
         try:
             events = read_events(self.journal) if self.journal.is_file() else []
-            return any(event["event"] == "trial" or "proxy_study" in event for event in events)
+            proxies = [self.path.parent / event["proxy_study"] for event in events if "proxy_study" in event]
+            return any(event["event"] == "trial" for event in events) or any(map(_exists, proxies))
         except JournalError:
             return True
 
@@ -75,6 +77,10 @@ class StudyFolder:
                 f"study '{self.name}' exists already, with {finished} of {total} trials; go on with "
                 f"'mobo-mpq resume {self.name}', or choose another --name"
             )
+
+
+def _exists(path: Path) -> bool:
+    return StudyFolder(path).exists
 
 
 @dataclass(frozen=True)

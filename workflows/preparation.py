@@ -28,6 +28,7 @@ from mobo_mpq.space import SearchSpace
 from mobo_mpq.strategies.registry import check_strategy, learns
 from mobo_mpq.training.data import share
 from mobo_mpq.training.recipes import RecipeCost, check_recipe, default_recipe, recipe_names, trains
+from mobo_mpq.training.subsets import subset
 from mobo_mpq.trial import Recipe
 from mobo_mpq.workflows.evaluation import Work
 from mobo_mpq.workflows.sensitivities import Sensitivities
@@ -70,6 +71,11 @@ class Prepared:
         """Whether policies come from a study of their own, on the proxy."""
         return self.proxy is not None and not learns(self.config.strategy)
 
+    @property
+    def searched_on(self) -> LoadedTask:
+        """The task, with the share of its training data that trials see."""
+        return replace(self.task, train=subset(self.task.train, self.work.train_fraction, self.work.seed))
+
     def knowing(self, sensitivities: Sensitivities | None) -> Prepared:
         """The same search, with sensitivities."""
         values = None if sensitivities is None else sensitivities.table.values
@@ -81,7 +87,7 @@ class Prepared:
         Raises:
             PolicyError: the float model has changed.
         """
-        _check_weights(self.digest, self.config, known)
+        _check_weights(self.digest, self.task, known)
         table = known.get("sensitivity")
         return self.knowing(Sensitivities.from_dict(table, self.problem.space)) if table else self
 
@@ -121,10 +127,11 @@ def resolve(config: StudyConfig) -> StudyConfig:
     Raises:
         UnknownName: the strategy, the recipe, an option of either, a kind of sensitivity, or an objective does not
             exist.
-        InputError: an option has a wrong value.
+        InputError: an option has a wrong value, or there is no fine-tune on a proxy that could have epochs of its own.
     """
     check_strategy(config.strategy, config.strategy_options)
     check_recipe(study_recipe(config))
+    _check_proxy_epochs(config)
     if config.sensitivity_kind is not None:
         about_kind(config.sensitivity_kind)  # unknown ones are refused now
     target = config.target
@@ -139,6 +146,31 @@ def resolve(config: StudyConfig) -> StudyConfig:
         proxy = load_task(config.proxy_task)
         resolved["proxy_task"] = config.proxy_task if config.proxy_task == proxy.name else proxy.address
     return StudyConfig.parse(resolved | _default_bits(config, device))
+
+
+def _check_proxy_epochs(config: StudyConfig) -> None:
+    """Whether epochs for fine-tunes on a proxy have an effect, where they are given."""
+    if config.proxy_epochs is None:
+        return
+    recipe, unused = _proxy_recipe(config), ""
+    if not config.has_proxy:
+        unused = "there is no proxy; leave it out, or search on one with --proxy-fraction or --proxy-task"
+    elif learns(config.strategy):
+        unused = (
+            f"strategy '{config.strategy}' fine-tunes nothing on the proxy, it learns there; leave it out, or set the "
+            "epochs of the learner in [strategy_options]"
+        )
+    elif not trains(recipe):
+        unused = f"recipe '{config.recipe}' has no fine-tune; leave it out, or take --recipe qat"
+    if unused:
+        raise InputError(f"--proxy-epochs is {config.proxy_epochs:g}, but {unused}")
+    check_recipe(recipe)
+
+
+def _proxy_recipe(config: StudyConfig) -> Recipe:
+    """How policies become networks in a search on a proxy."""
+    recipe = study_recipe(config)
+    return recipe if config.proxy_epochs is None else replace(recipe, epochs=config.proxy_epochs)
 
 
 def _default_bits(config: StudyConfig, target: HardwareTarget) -> dict[str, tuple[int, ...]]:
@@ -165,12 +197,12 @@ def prepare(config: StudyConfig, known: Mapping[str, Any] | None = None) -> Prep
     if known is not None and known.get("proxy_of"):  # prepared as it was: from the study that it is the proxy of
         found = prepare(config.model_copy(update={"name": known["proxy_of"]})).proxy
         assert found is not None, "its study file says so"
-        return found
+        return found.taken_up(known)
     task, target = load_task(config.task), load_target(config.target)
     model = task.model()
     digest = model_digest(model)
     if known is not None:
-        _check_weights(digest, config, known)  # before anything else, which takes time
+        _check_weights(digest, task, known)  # before anything else, which takes time
     for bits in sorted({*config.weight_bits, *config.activation_bits, *itertools.chain(*config.pins.values())}):
         check_bits(bits)  # a target may price what no quantizer makes
     program = capture(model, task.example)
@@ -195,10 +227,10 @@ def prepare(config: StudyConfig, known: Mapping[str, Any] | None = None) -> Prep
     return prepared if known is None else prepared.taken_up(known)
 
 
-def _check_weights(digest: str, config: StudyConfig, known: Mapping[str, Any]) -> None:
+def _check_weights(digest: str, task: LoadedTask, known: Mapping[str, Any]) -> None:
     if known["model_digest"] != digest:
         raise PolicyError(
-            f"the model of task '{config.task}' has other weights than when study '{known['name']}' began; "
+            f"the model of task '{task.address}' has other weights than when study '{known['name']}' began; "
             "bring the old ones back, or begin a new study with another --name"
         )
 
@@ -213,6 +245,7 @@ def _with_proxy(prepared: Prepared) -> Prepared:
     proxy = prepared
     if config.proxy_task is not None:
         alone = {"task": config.proxy_task, "proxy_task": None, "proxy_fraction": 1.0, "budget": ()}
+        alone |= {"worst_quality": None}  # which is in the unit of the task's own metric
         proxy = prepare(config.model_copy(update=alone))
         _check_same_layers(prepared, proxy)
     shared = replace(
@@ -220,10 +253,8 @@ def _with_proxy(prepared: Prepared) -> Prepared:
         objectives=tuple(o if isinstance(o, CostObjective) else proxy.problem.quality for o in problem.objectives),
         float_quality=proxy.problem.float_quality,
     )
-    recipe = proxy.work.recipe
-    if config.proxy_epochs is not None:
-        recipe = replace(recipe, epochs=config.proxy_epochs)
-    work = replace(proxy.work, problem=shared, train_fraction=config.proxy_fraction, recipe=recipe)
+    fraction, recipe = config.proxy_fraction, _proxy_recipe(config)
+    work = replace(proxy.work, problem=shared, train_fraction=fraction, recipe=recipe)
     own = config.model_copy(update={"name": f"{config.name}-proxy"})
     proxy = replace(proxy, config=own, problem=shared, work=work, proxy_of=config.name)
     learned_on = work if learns(config.strategy) else None

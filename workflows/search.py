@@ -77,13 +77,39 @@ def begin(place: Home, prepared: Prepared, options: RunOptions) -> StudyRecord:
         InputError: the study exists, the home cannot be written, or the strategy cannot search the problem.
         WorkError: trial after trial failed.
     """
+    place.new(prepared.config.name)
+    if prepared.proxy is None or not prepared.transfers:
+        return _begin(place, prepared, options)
+    place.new(prepared.proxy.config.name)
+    _begin(place, prepared.proxy, options, waiting=prepared)
+    return _transfer(place, prepared, options)
+
+
+def _begin(place: Home, prepared: Prepared, options: RunOptions, waiting: Prepared | None = None) -> StudyRecord:
+    """Make the strategy, then the journal, and run.
+
+    Args:
+        place: home of the studies.
+        prepared: the study, without a proxy that comes before.
+        options: how it is run.
+        waiting: the study that this one is the proxy of; it has begun as soon as this one has.
+    """
+    _tell_what_is_special(prepared)
+    config, prepared = prepared.config, _with_sensitivities(prepared)
+    start = time.thread_time()
+    strategy = make_strategy(config.strategy, prepared.problem, config.seed, config.strategy_options)
+    thought_s = time.thread_time() - start
+    folder = place.study(config.name)
+    with _new_journal(place, folder, prepared) as journal:
+        if waiting is not None:
+            with _new_journal(place, place.study(waiting.config.name), waiting):
+                pass  # its trials come when those of the proxy have ended
+        study = Study(prepared.problem, strategy, journal, thought_s=thought_s)
+        return StudyRun(place, folder, prepared, study, journal, options, config.trials).go()
+
+
+def _tell_what_is_special(prepared: Prepared) -> None:
     config = prepared.config
-    folder = place.new(config.name)
-    if prepared.proxy is not None and prepared.transfers:
-        place.new(prepared.proxy.config.name)
-        with _new_journal(place, folder, prepared):
-            pass
-        return _transfer(place, prepared, options)
     for line in prepared.network.unquantized:
         _say(f"left in float: {line}")
     if config.futility and not trains(prepared.work.recipe):
@@ -93,17 +119,15 @@ def begin(place: Home, prepared: Prepared, options: RunOptions) -> StudyRecord:
             "fp16 on the CPU: numbers are torch's float16, layers multiply them by the kernels of float32; "
             "this is slower than fp32, on a GPU (--gpus-per-trial) it is native"
         )
-    if config.sensitivity and uses_sensitivity(config.strategy):
-        space = prepared.problem.space
-        kind = config.sensitivity_kind or own_sensitivity(config.strategy)
-        found = find_sensitivities(prepared.network, space, prepared.task, _say, kind, prepared.work.recipe)
-        prepared = prepared.knowing(found)
-    start = time.thread_time()
-    strategy = make_strategy(config.strategy, prepared.problem, config.seed, config.strategy_options)
-    thought_s = time.thread_time() - start
-    with _new_journal(place, folder, prepared) as journal:
-        study = Study(prepared.problem, strategy, journal, thought_s=thought_s)
-        return StudyRun(place, folder, prepared, study, journal, options, config.trials).go()
+
+
+def _with_sensitivities(prepared: Prepared) -> Prepared:
+    """The same with those of its layers, on the data of its trials, where the strategy uses them."""
+    config, space, recipe = prepared.config, prepared.problem.space, prepared.work.recipe
+    if not config.sensitivity or not uses_sensitivity(config.strategy):
+        return prepared
+    kind = config.sensitivity_kind or own_sensitivity(config.strategy)
+    return prepared.knowing(find_sensitivities(prepared.network, space, prepared.searched_on, _say, kind, recipe))
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from mobo_mpq.workflows import search as search_module
+from mobo_mpq.workflows import study_run
 from mobo_mpq.workflows.cli import main
 
 TOY = f"{Path(__file__).parent.parent / 'data' / 'toy_task.py'}:Toy"
@@ -65,3 +67,20 @@ def fails(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         return lines[0].removeprefix("error: ")
 
     return check
+
+
+class NoTracker:
+    """In the place of MLflow, which one search is enough for."""
+
+    def notify(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Studies without MLflow."""
+    monkeypatch.setattr(study_run, "start_tracker", lambda *_: NoTracker())
+    monkeypatch.setattr(search_module, "is_uploaded", lambda *_: True)

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from mobo_mpq.config import StudyConfig
-from mobo_mpq.errors import InputError
+from mobo_mpq.errors import InputError, PolicyError
 from mobo_mpq.journal import read_events
-from mobo_mpq.workflows import search as search_module
-from mobo_mpq.workflows import study_run
-from mobo_mpq.workflows.comparing import compare
+from mobo_mpq.training.recipes import default_recipe
+from mobo_mpq.workflows import evaluation, sensitivities, study_run
 from mobo_mpq.workflows.evaluation import Evaluator
 from mobo_mpq.workflows.home import Home
 from mobo_mpq.workflows.preparation import prepare, resolve
 from mobo_mpq.workflows.record import StudyRecord
+from mobo_mpq.workflows.runners import ray_session
 from mobo_mpq.workflows.search import resume, search
 
 HALF = """
@@ -53,6 +53,17 @@ class Half(toys.Toy):
         return net.eval()
 
 
+class Entropy(Half):
+    "The same, by another metric."
+
+    metric_name = "cross_entropy"
+    direction = "minimize"
+
+    def metric(self, model, loader):
+        losses = [nn.functional.cross_entropy(model(x), y, reduction="sum").item() for x, y in loader]
+        return sum(losses) / len(loader.dataset)
+
+
 class Other(Half):
     "Another network."
 
@@ -71,23 +82,6 @@ def told(home: Path, name: str) -> list[Any]:
     record = StudyRecord.read(Home.of(home).study(name))
     tested = [(number, values["accuracy"].value) for number, values in sorted(record.tested.items())]
     return [(t.number, t.policy, t.origin, t.seed, t.values["accuracy"].value) for t in record.trials] + tested
-
-
-class NoTracker:
-    """In the place of MLflow, which one search is enough for."""
-
-    def notify(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Studies without MLflow."""
-    monkeypatch.setattr(study_run, "start_tracker", lambda *_: NoTracker())
-    monkeypatch.setattr(search_module, "is_uploaded", lambda *_: True)
 
 
 @pytest.fixture(scope="module")
@@ -138,12 +132,23 @@ def test_mlflow_shows_both(home: Path) -> None:
     assert {"s", "s-proxy"} <= {one.name for one in client.search_experiments()}
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick")
+def test_workers_of_ray_find_the_same(home: Path, toy: str, tmp_path: Path) -> None:
+    with ray_session(None, 1):
+        begin(tmp_path, toy, runner="ray", concurrency=1)
+    for name in ("s", "s-proxy"):
+        assert told(tmp_path, name) == told(home, name)
+        there, here = (StudyRecord.read(Home.of(place).study(name)) for place in (home, tmp_path))
+        assert [t.values for t in here.trials] == [t.values for t in there.trials]
+
+
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("after", [0, 2, 6])
 def test_a_search_goes_on_where_it_was_interrupted(
     home: Path, toy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
-    """Before the first trial on the proxy, among those, and among those on the task."""
+    """Before the first trial on the proxy, which leaves nothing to go on with; among those; among those on the task."""
     finished: list[Any] = []
     real = study_run.Reporter.finished
 
@@ -163,9 +168,13 @@ def test_a_search_goes_on_where_it_was_interrupted(
             patch.setattr(study_run.StudyRun, "go", at_once)
         with pytest.raises(KeyboardInterrupt):
             begin(tmp_path, toy)
-    with pytest.raises(InputError, match="study 's' exists already, with .* trials; go on with 'mobo-mpq resume s'"):
+    if after:
+        go_on = "study 's' exists already, with .* trials; go on with 'mobo-mpq resume s'"
+        with pytest.raises(InputError, match=go_on):
+            begin(tmp_path, toy)
+        resume("s-proxy" if after == 2 else "s", home=tmp_path, runner="serial")
+    else:
         begin(tmp_path, toy)
-    resume("s-proxy" if after == 2 else "s", home=tmp_path, runner="serial")
     for name in ("s", "s-proxy"):
         assert told(tmp_path, name) == told(home, name)
 
@@ -188,8 +197,59 @@ def test_a_new_total_is_one_of_the_proxy(toy: str, tmp_path: Path) -> None:
 def test_sensitivities_are_those_of_the_proxy_and_kept(toy: str, tmp_path: Path) -> None:
     begin(tmp_path, toy, strategy="sensitivity", recipe="ptq", trials=3)
     assert "sensitivity" not in read_events(tmp_path / "studies/s/journal.jsonl")[0]
-    assert "sensitivity" in read_events(tmp_path / "studies/s-proxy/journal.jsonl")[0]
+    header = read_events(tmp_path / "studies/s-proxy/journal.jsonl")[0]
+    again = prepare(Home.of(tmp_path).study("s-proxy").config(), known=header)
+    assert again.sensitivities is not None and again.sensitivities.to_dict() == header["sensitivity"]
     assert resume("s", trials=5, home=tmp_path, runner="serial").evaluated >= 3
+
+
+@pytest.mark.usefixtures("quick")
+def test_sensitivities_are_measured_on_the_data_of_the_proxy(
+    toy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[Any] = []
+    real = sensitivities.measure
+
+    def note(kind: str, network: Any, space: Any, given: Any, more: Any) -> Any:
+        batches.extend(given)
+        return real(kind, network, space, given, more)
+
+    monkeypatch.setenv("MOBO_MPQ_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sensitivities, "measure", note)
+    begin(tmp_path, toy, strategy="sensitivity", recipe="ptq", trials=1, proxy_fraction=0.15)
+    folder = Home.of(tmp_path).study("s-proxy")
+    seen = Evaluator(prepare(folder.config(), known=read_events(folder.journal)[0]).work).train
+    rows = {tuple(row.flatten().tolist()) for x, _ in seen for row in x}
+    assert [len(x) for x, _ in batches] == [100, 50]
+    assert {tuple(row.flatten().tolist()) for x, _ in batches for row in x} == rows
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_proxy_of_another_model_is_refused(toy: str, halves: str, fails: Callable[..., str], tmp_path: Path) -> None:
+    source, copied = Path(halves).read_text(), tmp_path / "mine.py"
+    copied.write_text(source)
+    begin(tmp_path, toy, proxy_task=f"{copied}:Half", proxy_fraction=1.0, recipe="ptq", trials=1)
+    copied.write_text(source.replace("torch.manual_seed(1)", "torch.manual_seed(2)"))
+    said = fails("export", "--study", "s-proxy", "--trial", 0, "--home", tmp_path, "--out", tmp_path / "out")
+    assert said.startswith(f"the model of task '{copied}:Half' has other weights than when study 's-proxy' began; ")
+
+
+def test_whoever_takes_up_a_proxy_has_its_weights_checked(home: Path) -> None:
+    folder = Home.of(home).study("s-proxy")
+    known = read_events(folder.journal)[0]
+    assert prepare(folder.config(), known=known).digest == known["model_digest"]
+    with pytest.raises(PolicyError, match="has other weights than when study 's-proxy' began"):
+        prepare(folder.config(), known={**known, "model_digest": "other"})
+
+
+def test_the_worst_quality_is_of_the_task_alone(toy: str, halves: str) -> None:
+    """A number of the one metric means nothing in the other."""
+    given = dict(task=toy, recipe="ptq", worst_quality=0.4)
+    other = prepare(resolve(StudyConfig.parse(given | {"proxy_task": f"{halves}:Entropy"})))
+    same = prepare(resolve(StudyConfig.parse(given | {"proxy_fraction": 0.5})))
+    assert other.proxy is not None and same.proxy is not None
+    references = [one.problem.quality.reference for one in (other, same, same.proxy, other.proxy)]
+    assert references == [0.4, 0.4, 0.4, pytest.approx(1.2 * other.proxy.baseline["val"]["cross_entropy"].value)]
 
 
 def test_a_proxy_has_epochs_of_its_own(toy: str) -> None:
@@ -242,15 +302,23 @@ def test_a_study_of_the_proxys_name_is_left_alone(toy: str, tmp_path: Path) -> N
     assert not (tmp_path / "studies/s").exists()
 
 
-def test_comparisons_have_no_proxy(toy: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="strategies are compared on the task itself"):
-        compare("random", 1, task=toy, home=tmp_path, proxy_fraction=0.5)
+@pytest.mark.usefixtures("quick")
+def test_the_flag_changes_the_fine_tunes_on_the_proxy_alone(
+    toy: str, command: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epochs: list[float] = []
+    real = evaluation.run_recipe
 
+    def note(recipe: Any, *arguments: Any, **more: Any) -> Any:
+        epochs.append(recipe.epochs)
+        return real(recipe, *arguments, **more)
 
-@pytest.mark.parametrize("fraction", ["0", "1.5", "much"])
-def test_fractions_out_of_range(toy: str, fails: Callable[..., str], tmp_path: Path, fraction: str) -> None:
-    said = fails("search", "--task", toy, "--proxy-fraction", fraction, "--home", tmp_path)
-    assert said.startswith(f"--proxy-fraction is '{fraction}': ")
+    monkeypatch.setattr(evaluation, "run_recipe", note)
+    flags = ("--proxy-fraction", 0.1, "--proxy-epochs", 3, "--strategy", "sobol", "--trials", 3, "--runner", "serial")
+    assert command("search", "--task", toy, *flags, "--name", "s", "--home", tmp_path) == 0
+    there, here = (StudyRecord.read(Home.of(tmp_path).study(name)).evaluated for name in ("s-proxy", "s"))
+    assert there == 3 and here > 0
+    assert epochs == [3.0] * there + [default_recipe("qat").epochs] * here
 
 
 @pytest.mark.usefixtures("quick")
