@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -41,15 +42,14 @@ def test_the_highest_bits_come_first_and_then_learners(name):
 
 
 @pytest.mark.parametrize("name", ["ddq", "seam"])
-def test_budgets_halve_the_gaps_between_those_before(name):
-    values = swept(name, 16)
-    assert len(set(values)) == len(values)
-    middle, low, high = values[0], *sorted(values[1:3])
-    assert low < middle < high
-    assert np.diff(sorted(values)) == pytest.approx(np.diff(sorted(values))[0]), "15 values, evenly spaced"
+def test_budgets_that_run_side_by_side_halve_the_gaps_between_them(name):
+    values = swept(name, 4)
+    assert len(set(values)) == 3
+    middle, low, high = values[0], *sorted(values[1:])
+    assert low < middle < high and middle - low == pytest.approx(high - middle)
 
 
-def saved(space, strength, width):
+def saved(space, strength, width=8.0):
     """What a made-up learner finds: all that can be saved is saved between strengths of 0.5 and 2."""
     share = np.clip(np.log(strength / 0.5) / np.log(4.0), 0.0, 1.0)
     layers = round(share * len(space.names))
@@ -58,21 +58,30 @@ def saved(space, strength, width):
     return Policy.of({name: (bits, int(width)) for name, bits in policies})
 
 
-def play(strategy, problem, trials, quality=0.9):
-    """Strengths that are asked for, where `saved` finds the policies."""
-    strengths = []
-    while len(strengths) < trials:
-        number = strategy.number
-        for index, proposal in enumerate(strategy.ask(1)):
-            policy, learner = proposal.policy, proposal.learner
-            if learner is not None:
-                strengths.append((learner.options["activation_bits"], learner.options["strength"]))
-                policy = saved(problem.space, strengths[-1][1], strengths[-1][0])
-            value = quality(policy) if callable(quality) else quality
-            values = {problem.quality.name: Measurement(value), **problem.cost_values(policy)}
-            done = Trial(number + index, TrialState.COMPLETE, policy, "bsq", values, learner=learner)
-            strategy.tell([done])
-    return strengths
+def sparse(space, options):
+    """The same, for the options of BSQ."""
+    return saved(space, options["strength"], options["activation_bits"])
+
+
+def within(space, options, cost):
+    """The most that costs no more than the budget."""
+    limit = options["budget"] * cost(space.highest())
+    found = (saved(space, strength) for strength in np.geomspace(0.4, 2.1, 99))
+    return next((one for one in found if cost(one) <= limit), space.lowest())
+
+
+def play(strategy, problem, trials, quality, find):
+    """Options of the learners that are asked for, one after the other, where ``find`` finds the policies."""
+    asked = []
+    while len(asked) < trials:
+        number, (proposal,) = strategy.number, strategy.ask(1)
+        policy, learner = proposal.policy, proposal.learner
+        if learner is not None:
+            asked.append(learner.options)
+            policy = find(problem.space, learner.options)
+        values = {problem.quality.name: Measurement(quality(policy)), **problem.cost_values(policy)}
+        strategy.tell([Trial(number, TrialState.COMPLETE, policy, strategy.name, values, learner=learner)])
+    return asked
 
 
 def falling(policy):
@@ -82,10 +91,11 @@ def falling(policy):
 
 def test_strengths_go_where_the_cost_changes():
     problem = make_toy(12).problem
-    strengths = [strength for _, strength in play(make_strategy("bsq", problem, 0), problem, 16, falling)]
+    asked = play(make_strategy("bsq", problem, 0), problem, 16, falling, sparse)
+    strengths = [options["strength"] for options in asked]
     inside = [0.4 < strength < 2.5 for strength in strengths]
     assert sum(inside) >= 11 > 16 * math.log(2.5 / 0.4) / math.log(1000), "evenly in the logarithm, 4 would be"
-    found = {saved(problem.space, strength, 8) for strength in strengths}
+    found = {saved(problem.space, strength) for strength in strengths}
     assert len(found) >= 11, "of 13 that there are"
 
 
@@ -96,9 +106,9 @@ def test_strengths_beyond_a_poor_network_are_left_alone():
     def quality(policy):
         return poor if sum(bits.weight == 2 for bits in policy.values()) >= 4 else 0.9
 
-    strengths = [strength for _, strength in play(make_strategy("bsq", problem, 0), problem, 16, quality)]
-    limit = min(s for s in np.geomspace(0.01, 10, 999) if quality(saved(problem.space, s, 8)) == poor)
-    assert sum(strength > limit for strength in strengths) <= 5
+    asked = play(make_strategy("bsq", problem, 0), problem, 16, quality, sparse)
+    limit = min(s for s in np.geomspace(0.01, 10, 999) if quality(saved(problem.space, s)) == poor)
+    assert sum(options["strength"] > limit for options in asked) <= 5
 
 
 def test_a_width_whose_networks_are_poor_is_left_alone():
@@ -108,8 +118,8 @@ def test_a_width_whose_networks_are_poor_is_left_alone():
         poor = next(iter(policy.values())).activation == 4
         return problem.quality.reference - 0.01 if poor else falling(policy)
 
-    asked = play(make_strategy("bsq", problem, 0), problem, 12, quality)
-    assert sum(width == 4.0 for width, _ in asked) <= 5
+    asked = play(make_strategy("bsq", problem, 0), problem, 12, quality, sparse)
+    assert sum(options["activation_bits"] == 4.0 for options in asked) <= 5
 
 
 def test_every_width_of_the_activations_has_strengths_of_its_own():
@@ -118,10 +128,10 @@ def test_every_width_of_the_activations_has_strengths_of_its_own():
     def quality(policy):
         return falling(policy) - 0.05 * (next(iter(policy.values())).activation == 4)
 
-    asked = play(make_strategy("bsq", problem, 0), problem, 16, quality)
-    assert {width for width, _ in asked} == {4.0, 8.0}
-    given = play(make_strategy("bsq", problem, 0, {"activation_bits": 4.0}), problem, 4)
-    assert {width for width, _ in given} == {4.0}
+    asked = play(make_strategy("bsq", problem, 0), problem, 16, quality, sparse)
+    assert {options["activation_bits"] for options in asked} == {4.0, 8.0}
+    given = play(make_strategy("bsq", problem, 0, {"activation_bits": 4.0}), problem, 4, quality, sparse)
+    assert {options["activation_bits"] for options in given} == {4.0}
 
 
 def test_activations_that_stay_in_float_are_no_obstacle():
@@ -133,9 +143,8 @@ def test_activations_that_stay_in_float_are_no_obstacle():
 @pytest.mark.parametrize(("weight_bits", "most"), [((2, 4, 8, 32), 8), ((2, 4, 16), 4), ((16, 32), 32)])
 def test_the_weakest_strength_costs_what_the_learner_begins_with(weight_bits, most):
     problem = make_toy(4, weight_bits=weight_bits).problem
-    weakest, *_, strongest = make_strategy("bsq", problem, 0)._points(8.0)
-    for point, bits in ((weakest, most), (strongest, weight_bits[0])):
-        assert -point.values[1] == pytest.approx(problem.costs[0](problem.space.uniform(bits, 8)))
+    line = make_strategy("bsq", problem, 0).lines()[0]
+    assert (line.first, line.last) == (problem.space.uniform(most, 8), problem.space.uniform(weight_bits[0], 8))
 
 
 def test_what_runs_is_not_asked_for_again():
@@ -157,18 +166,30 @@ def test_budgets_lie_between_the_cheapest_policy_and_the_highest_bits(name):
         assert least < min(values) < least + 0.05 and 0.95 < max(values) < 1.0
 
 
-@pytest.mark.parametrize(("name", "option", "words"), [
-    ("ddq", "cost", ["latency_s", "size_bytes"]),
-    ("seam", "cost", ["latency_s", "size_bytes"]),
-])  # fmt: skip
-def test_what_a_method_leaves_open_takes_turns_unless_the_user_gives_it(name, option, words):
+@pytest.mark.parametrize("name", ["ddq", "seam"])
+def test_every_cost_has_budgets_of_its_own_unless_the_user_gives_one(name):
     learners = [one.learner for one in proposals(name, 9, size=True)[1:]]
-    assert [one.options[option] for one in learners] == words * 4
-    for word in words:
-        own = [one.options["budget"] for one in learners if one.options[option] == word]
-        assert len(set(own)) == 4
-    given = proposals(name, 5, {option: words[1]}, size=True)[1:]
-    assert {one.learner.options[option] for one in given} == {words[1]}
+    for cost in ("latency_s", "size_bytes"):
+        own = [one.options["budget"] for one in learners if one.options["cost"] == cost]
+        assert len(own) == len(set(own)) >= 3
+        given = proposals(name, 5, {"cost": cost}, size=True)[1:]
+        assert {one.learner.options["cost"] for one in given} == {cost}
+
+
+@pytest.mark.parametrize(
+    ("limit", "trials", "between"), [(0, 4, (0.25, 0.65)), (6, 12, (0.5, 0.8)), (12, 12, (0.8, 1))]
+)
+def test_budgets_go_where_the_front_can_grow(limit, trials, between):
+    """Quality holds while ``limit`` layers have 8 bits, and is gone with fewer: budgets close in on that place."""
+    problem = make_toy(12).problem
+
+    def quality(policy):
+        holds = sum(bits.weight == 8 for bits in policy.values()) >= limit
+        return 0.9 if holds else problem.quality.reference - 0.01
+
+    asked = play(make_strategy("ddq", problem, 0), problem, trials, quality, partial(within, cost=problem.costs[0]))
+    inside = [between[0] <= options["budget"] <= between[1] for options in asked]
+    assert sum(inside) >= 2 / 3 * trials, "evenly spread, it would be half of them at most"
 
 
 @pytest.mark.parametrize("name", LEARNED)
