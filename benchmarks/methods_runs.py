@@ -31,6 +31,9 @@ REWARDED_BY_PTQ = ("haq",)
 """Methods that need hundreds of episodes, which only evaluations without training allow in the budget."""
 
 
+NEXT_TO = 1.01
+"""Ratio to the cost of the cheapest policy up to which nothing is asked of a method."""
+
 SPACES: dict[str, dict[str, Any]] = {"ne16": {"weight_bits": range(2, 9)}}
 """Target -> where its search space is not the default: NE16 takes weights bit by bit."""
 
@@ -150,18 +153,22 @@ def scored(task: str, target: str, policies: Sequence[Mapping[str, Any]], qualit
     return Scored(sorted(points), hypervolume_share(problem.infos, trials, ideal))
 
 
-def lead(points: Sequence[tuple[float, float]], over: Sequence[tuple[float, float]], worst: float) -> float:
+def lead(prepared: Prepared, points: Sequence[tuple[float, float]], over: Sequence[tuple[float, float]]) -> float:
     """Mean over a front's members of how much better the best of ``points`` is that costs no more.
 
+    Members next to the cheapest policy that there is do not count: hardly anything else is as cheap.
+
     Args:
+        prepared: the task; its worst quality of interest counts where no point is as cheap.
         points: (cost, quality), quality maximised.
-        over: what is compared with; dominated members do not count, nor those that are worse than ``worst``.
-        worst: the worst quality of interest, which counts where nothing is as cheap.
+        over: what is compared with; dominated members do not count, nor those that are worse than the worst.
 
     Returns:
         In the quality's unit.
     """
+    problem, (cost, *_) = prepared.problem, prepared.problem.costs
+    worst, least = problem.quality.reference, NEXT_TO * cost(problem.cheapest(cost.info.name))
     front = [one for one in over if not any(c <= one[0] and q >= one[1] and (c, q) != one for c, q in over)]
-    members = [(cost, quality) for cost, quality in front if quality > worst]
-    best = [max([worst, *(q for c, q in points if c <= cost * (1 + 1e-9))]) for cost, _ in members]
+    members = [(spent, quality) for spent, quality in front if quality > worst and spent > least]
+    best = [max([worst, *(q for c, q in points if c <= spent * (1 + 1e-9))]) for spent, _ in members]
     return sum(found - own for found, (_, own) in zip(best, members, strict=True)) / len(members)
