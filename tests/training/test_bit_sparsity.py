@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mobo_mpq.quant.bsq import BitPlanes, plane_norms
+from mobo_mpq.quant.bsq import BitPlanes, group_lasso, plane_norms
 from mobo_mpq.training.bit_sparsity import MEMORY, Group, Shrinkage, shares_kept
 
 
@@ -44,6 +44,28 @@ def test_norms_fall_by_the_amount_over_the_gradient(amount: float) -> None:
     for bit, (share, norm) in enumerate(zip(shares_kept(tied, gradient, amount), norms, strict=True)):
         rms = 2**bit / 7 * gradient / math.sqrt(6)
         assert share * norm == pytest.approx(max(0.0, norm - amount / rms), abs=1e-12)
+
+
+def test_beside_the_loss_the_lasso_weighs_twice_as_much_on_each_lower_plane_as_in_the_paper() -> None:
+    """Steps as they are taken, of the loss by Adam and of the lasso, against gradients of the paper's loss."""
+    group, strength = Group((planes_of(1.0, -0.5, 0.3, 0.8, -0.1, bits=5),), saved=0.5), 1e-3
+    (one,) = group.tied
+    planes = list(one.planes)
+    (0.3 * one(torch.zeros(5))).sum().backward()
+    penalty = torch.autograd.grad(strength * group.weight * group_lasso(group.tied), planes)
+    paper = [by.norm() / plane.grad.norm() for by, plane in zip(penalty, planes, strict=True) if plane.grad is not None]
+
+    before = [plane.detach().clone() for plane in planes]
+    torch.optim.Adam([{"params": [plane], "lr": rate} for plane, rate in group.rates(0.01)]).step()
+    moved = [(plane.detach() - old).norm() for plane, old in zip(planes, before, strict=True)]
+    with torch.no_grad():
+        for plane, old in zip(planes, before, strict=True):
+            plane.copy_(old)
+    Shrinkage([group], strength, rate=0.01).step(1.0)
+    fell = [(plane.detach() - old).norm() for plane, old in zip(planes, before, strict=True)]
+
+    ratios = [(a / b / c).item() for a, b, c in zip(fell, moved, paper, strict=True)]
+    assert ratios == pytest.approx([8.0, 4.0, 2.0, 1.0], rel=1e-3)
 
 
 @pytest.mark.parametrize(("gradient", "amount", "kept"), [(0.0, 0.0, 1.0), (0.0, 1e-9, 0.0), (1.0, 1e300, 0.0)])
