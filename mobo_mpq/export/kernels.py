@@ -26,12 +26,17 @@ _RECTIFIED = frozenset({"Relu", "Clip"})
 
 _PRODUCTS = {"MatMul", "Gemm"}
 
+_SHORTENED = {"Conv", "Gemm"}
+"""Operators whose float weights and biases it makes integers, if both data and result are quantized."""
+
 
 def suit_kernels(model: ir.Model) -> None:
     """Rewrite a graph in place, without changing what it computes.
 
     ``Gemm`` of quantized operands becomes ``MatMul`` and ``Sub``, whose integer kernel leaves bias and result in float;
-    weights that no integer kernel takes are dequantized by operators that are folded when the file is loaded.
+    weights that no integer kernel takes are dequantized by operators that are folded when the file is loaded. Where
+    those lie between quantized tensors all the same, a ``Min`` at the end of the result's grid keeps ONNX Runtime from
+    quantizing the float weight by rules of its own.
 
     Args:
         model: in the quantize-dequantize form.
@@ -43,6 +48,9 @@ def suit_kernels(model: ir.Model) -> None:
         stored = node.inputs[0] if node.op_type == "DequantizeLinear" else None
         if stored is not None and stored.is_initializer() and not _is_integer(node.outputs[0]):
             _spell_out(model.graph, node)
+    for node in list(model.graph):
+        if node.op_type in _SHORTENED and _dequantized(node.inputs[0]) and not _dequantized(node.inputs[1]):
+            _fence(model.graph, node)
 
 
 def name_after_layers(model: ir.Model, operators: Sequence[Operator]) -> None:
@@ -85,20 +93,50 @@ def _fuses(node: ir.Node, operand: ir.Value) -> bool:
         return all(_fuses(use.node, node.outputs[0]) for use in node.outputs[0].uses())
     if node.inputs[0] is operand or not _dequantized(node.inputs[0]):
         return False
-    return node.op_type in _PRODUCTS or (node.op_type == "Conv" and _ends_quantized(node.outputs[0]))
+    return node.op_type in _PRODUCTS or (
+        node.op_type == "Conv" and not _narrow(node.inputs[0]) and _ends_quantized(node.outputs[0])
+    )
 
 
-def _ends_quantized(value: ir.Value, dropped: frozenset[str] = _RECTIFIED) -> bool:
+def _narrow(value: ir.Value | None) -> bool:
+    """Whether a grid of fewer than 8 bits gave a dequantized value; a ``Min`` in front of the quantization tells."""
+    node = value.producer() if value is not None else None
+    if node is not None and node.op_type in (*_MOVED, "DequantizeLinear", "QuantizeLinear"):
+        return _narrow(node.inputs[0])
+    return node is not None and node.op_type == "Min"
+
+
+def _ends_quantized(value: ir.Value) -> bool:
     """Whether all that happens to a value is that it is quantized, perhaps after a rectifier, and moved after that."""
+    return _quantization_of(value) is not None
+
+
+def _quantization_of(value: ir.Value, dropped: frozenset[str] = _RECTIFIED) -> ir.Node | None:
     readers = value.consumers()
     if len(readers) != 1 or value.is_graph_output():
-        return False
+        return None
     following = readers[0]
     if following.op_type == "QuantizeLinear":
-        return True
+        return following
     if following.op_type not in _MOVED | dropped or following.inputs[0] is not value:
-        return False
-    return _ends_quantized(following.outputs[0], frozenset() if following.op_type in _MOVED else dropped)
+        return None
+    return _quantization_of(following.outputs[0], frozenset() if following.op_type in _MOVED else dropped)
+
+
+def _fence(graph: ir.Graph, layer: ir.Node) -> None:
+    """A ``Min`` in front of the quantization of a layer's result, if there is one: it saturates there anyway."""
+    quantization = _quantization_of(layer.outputs[0])
+    if quantization is None:
+        return
+    data, scale, zero_point = quantization.inputs
+    assert scale is not None and scale.const_value is not None and zero_point is not None
+    assert zero_point.const_value is not None
+    points = zero_point.const_value.numpy()
+    high = (np.iinfo(points.dtype).max - points.astype(np.float32)) * scale.const_value.numpy()
+    node = ir.node("Min", [_constant(graph, f"{layer.name}_{scale.name}_high", high), data])
+    node.metadata_props.update(quantization.metadata_props)
+    graph.insert_before(quantization, node)
+    quantization.replace_input_with(0, node.outputs[0])
 
 
 def _split_gemm(graph: ir.Graph, gemm: ir.Node) -> None:

@@ -53,7 +53,8 @@ def export_onnx(
     of 16 or 32 bits, stay in float.
 
     ONNX Runtime computes what the network computes up to the rounding of float sums, but for one thing: between
-    activations of 8 bits it fuses convolutions into integer kernels, whose biases are integers.
+    activations of 8 bits it fuses convolutions into integer kernels, whose biases are integers. Next to fewer bits,
+    where that would be felt, and for weights of 32 bits they stay in float.
 
     Layers whose channels have several points (:mod:`mobo_mpq.quant.multipoint`) are wider, and end in the additions
     that make them as wide as they were.

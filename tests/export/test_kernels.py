@@ -77,7 +77,8 @@ CASES: list[tuple[dict[str, tuple[int, int]], int, int]] = [
     ({"depthwise": FLOAT}, 1, 1),  # the stem before it has no integers to give
     ({"head": FLOAT}, 3, 0),
     ({name: FLOAT for name in ("stem", "depthwise", "pointwise", "last")}, 0, 1),
-    ({"pointwise": FOUR}, 2, 1),  # what gives narrow grids computes in float
+    ({"pointwise": FOUR}, 1, 1),  # what gives narrow grids, or takes them, computes in float
+    ({"pointwise": (32, 8)}, 2, 1),
 ]
 
 
@@ -97,6 +98,19 @@ def test_integer_kernels_where_there_are_some_and_constant_weights_elsewhere(
             assert node.input[1] in constants, node.name  # no weight is dequantized at every run
     torch.manual_seed(2)
     assert verify_onnx(path, quantized, [torch.randn(300, 1, 16, 16)], agreement=0.99).samples == 300
+
+
+@pytest.mark.parametrize("bits", [(32, 8), (4, 2), (2, 4)])
+def test_the_runtime_makes_nothing_coarser_that_the_policy_leaves_fine(
+    network: Network, tmp_path: Path, bits: tuple[int, int]
+) -> None:
+    """Float weights stay float and biases, too, although the layer's input and its result are quantized."""
+    path = tmp_path / "model.onnx"
+    quantized = exported(network, path, depthwise=FLOAT, pointwise=bits, last=(8, 8))
+    batch = torch.randn(300, 1, 16, 16, generator=torch.Generator().manual_seed(2))
+    graph = optimized(path)
+    assert Counter(node.op_type for node in graph.node)["QLinearConv"] == 0
+    assert verify_onnx(path, quantized, [batch]).max_abs_difference < 1e-4
 
 
 def test_weights_stay_integers_in_the_file(network: Network, tmp_path: Path) -> None:
