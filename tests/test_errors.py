@@ -36,3 +36,9 @@ def test_an_infeasible_budget_says_what_is_possible() -> None:
     assert "the cheapest legal policy within the budget on 'a' and 'b' costs 2;" in str(
         InfeasibleBudget("c", 2, 1, ["a", "b"])
     )
+
+
+@pytest.mark.parametrize("cheapest", [0.002, 1 / 3, 2 / 3, 1234567.1, 6.8e-08, 70 / 3 * 1e-5])
+def test_the_budget_that_is_named_as_possible_is_possible(cheapest: float) -> None:
+    named = float(str(InfeasibleBudget("latency_s", cheapest, 0.0)).partition("costs ")[2].partition(";")[0])
+    assert cheapest * (1 - 1e-9) <= named <= cheapest * (1 + 1e-5)

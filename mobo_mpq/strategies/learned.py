@@ -220,12 +220,21 @@ class Bsq(Sweep):
 
     What a strength saves is not known before, and differs between networks. The method leaves activations as they are:
     every width of theirs has strengths of its own.
+
+    Raises:
+        InputError: when planes are weighed by a cost that the problem does not have.
     """
 
     name = "bsq"
     swept = "strength"
     scale = LOGARITHMIC
     default_ends = (WEAKEST, STRONGEST)
+
+    def __init__(self, problem: Problem, *, seed: int, options: SweepOptions | None = None) -> None:
+        super().__init__(problem, seed=seed, options=options)
+        by = str(self.options.learner.get("weights_by", ""))
+        if by not in ("", "size", "cost"):
+            problem.cost(by)
 
     def lines(self) -> list[Line]:
         """One for each width of the activations."""

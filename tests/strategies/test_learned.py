@@ -147,6 +147,14 @@ def test_the_weakest_strength_costs_what_the_learner_begins_with(weight_bits, mo
     assert (line.first, line.last) == (problem.space.uniform(most, 8), problem.space.uniform(weight_bits[0], 8))
 
 
+def test_planes_are_weighed_by_costs_that_there_are():
+    problem = make_toy(4, size=True).problem
+    for by in ("size", "cost", "size_bytes"):
+        make_strategy("bsq", problem, 0, {"weights_by": by})
+    with pytest.raises(UnknownName, match="unknown cost 'watts'"):
+        make_strategy("bsq", problem, 0, {"weights_by": "watts"})
+
+
 def test_what_runs_is_not_asked_for_again():
     problem = make_toy(12, activation_bits=(4, 8)).problem
     batch = make_strategy("bsq", problem, 0).ask(9)[1:]
