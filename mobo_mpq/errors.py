@@ -64,15 +64,15 @@ class InfeasibleBudget(InputError):
         others = " and ".join(f"'{name}'" for name in beside)
         within = f" within the budget on {others}" if others else ""
         super().__init__(
-            f"budget '{budget}' of {asked:.6g} is impossible: the cheapest legal policy{within} costs {_up(cheapest):.6g}; "
-            f"raise the budget to at least that, or allow fewer bits"
+            f"budget '{budget}' of {asked:.6g} is impossible: the cheapest legal policy{within} costs "
+            f"{_up(cheapest):.6g}; raise the budget to at least that, or allow fewer bits"
         )
         self.budget, self.cheapest, self.asked, self.beside = budget, cheapest, asked, tuple(beside)
 
 
 def _up(value: float) -> float:
     """The next number of six digits: rounded down, it would be refused in its turn."""
-    return float(Context(prec=6, rounding=ROUND_CEILING).create_decimal_from_float(value * (1.0 - 1e-10)))
+    return float(Context(prec=6, rounding=ROUND_CEILING).create_decimal_from_float(value - 1e-10 * abs(value)))
 
 
 class TaskError(InputError):

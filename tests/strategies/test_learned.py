@@ -151,7 +151,7 @@ def test_planes_are_weighed_by_costs_that_there_are():
     problem = make_toy(4, size=True).problem
     for by in ("size", "cost", "size_bytes"):
         make_strategy("bsq", problem, 0, {"weights_by": by})
-    with pytest.raises(UnknownName, match="unknown cost 'watts'"):
+    with pytest.raises(InputError, match="no cost 'watts' in this problem; it has latency_s, size_bytes"):
         make_strategy("bsq", problem, 0, {"weights_by": "watts"})
 
 
