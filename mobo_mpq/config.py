@@ -42,13 +42,13 @@ class StudyConfig(BaseModel):
         task: a built-in name, ``path/to/file.py:name`` or ``package.module:name``.
         target: a built-in name, or the path of a TOML document.
         objectives: costs to trade quality against: latency, energy, size, bops.
-        recipe: how a policy becomes a network: ptq, qat.
+        recipe: how a policy becomes a network: ptq, multipoint, kmeans, qat.
         epochs: of the recipe; its own default when absent.
         recipe_options: further options of the recipe.
         precision: of the fine-tune's arithmetic, fp32 or fp16; the recipe's own when absent.
         loss_scaling: of a fine-tune in fp16: adaptive, dynamic, static, none; the recipe's own when absent.
         proxy_fraction: share of the training data that policies are searched on; all of it when 1.
-        proxy_epochs: of the recipe in a search on a proxy; as on the task when absent.
+        proxy_epochs: of each fine-tune in a search on a proxy; as on the task when absent.
         proxy_task: another task that policies are searched on, with a network of the same layers.
         strategy: who proposes.
         strategy_options: further options of the strategy.

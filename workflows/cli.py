@@ -64,7 +64,7 @@ def search(
     task: TaskOption = None,
     target: TargetOption = None,
     objectives: Annotated[str | None, typer.Option(help="Costs: latency,energy,size,bops. [latency]")] = None,
-    recipe: Annotated[str | None, typer.Option(help="How a policy runs: ptq, multipoint, qat. [qat]")] = None,
+    recipe: Annotated[str | None, typer.Option(help="How a policy runs: ptq, multipoint, kmeans, qat. [qat]")] = None,
     epochs: Annotated[str | None, typer.Option(metavar="X", help="Of the fine-tune. [default: the recipe's]")] = None,
     precision: PrecisionOption = None,
     loss_scaling: LossScalingOption = None,

@@ -30,7 +30,7 @@ ProxyFractionOption = Annotated[
     str | None, typer.Option(metavar="F", help="Search on this share of the training data. [1]")
 ]
 ProxyEpochsOption = Annotated[
-    str | None, typer.Option(metavar="X", help="Of the fine-tune on the proxy. [default: as on the task]")
+    str | None, typer.Option(metavar="X", help="Of each fine-tune on the proxy. [default: as on the task]")
 ]
 ProxyTaskOption = Annotated[
     str | None, typer.Option(metavar="TASK", help="Search on another task, with a network of the same layers.")

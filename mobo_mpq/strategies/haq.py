@@ -44,7 +44,7 @@ class HaqOptions:
 
     Attributes:
         agents: ``shared``: one agent for all budgets, which sees the episode's; ``separate``: one for each.
-        budgets: how many there are; at 1, ``lowest`` and ``highest`` are the same.
+        budgets: how many there are for each cost; one alone is the middle of the range.
         lowest: the least budget, as a share of the cost of the highest bits; by default the cheapest policy's.
         highest: the greatest one, likewise; by default that of trial 0.
         cost: that is budgeted; by default all of the problem's in turn.

@@ -36,13 +36,13 @@ _STRATEGIES = {
     "bsq": _Entry(
         "mobo_mpq.strategies.learned",
         "Bsq",
-        "bits that remain where bit planes of weights are trained to vanish (BSQ), for one strength after the other",
+        "bits that remain where bit planes are trained to vanish (BSQ), with strengths where the front can grow",
         learns=True,
     ),
     "ddq": _Entry(
         "mobo_mpq.strategies.learned",
         "Ddq",
-        "bits that gates learn within a budget, with the levels (DDQ), for one budget after the other",
+        "bits that gates learn with the levels (DDQ), within budgets where the front can grow",
         learns=True,
     ),
     "hawq": _Entry(
@@ -72,7 +72,7 @@ _STRATEGIES = {
     "seam": _Entry(
         "mobo_mpq.strategies.learned",
         "Seam",
-        "mixtures of bits trained within a budget and with a margin (SEAM), for one budget after the other",
+        "mixtures of bits trained with a margin (SEAM), within budgets where the front can grow",
         learns=True,
     ),
     "sensitivity": _Entry(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mobo_mpq.folding import tensor_of
-from mobo_mpq.options import check_each
+from mobo_mpq.options import check_each, parse_options
 from mobo_mpq.quant.base import Role
 from mobo_mpq.quant.ddq import DdqQuantizer, Resolution
 from mobo_mpq.quant.gates import MOST_BITS, Gates
@@ -22,7 +22,7 @@ from mobo_mpq.training.covering import covering_within
 from mobo_mpq.training.data import batch_count, passes
 from mobo_mpq.training.learning import Learned, Learner, Lesson, register_learner
 from mobo_mpq.training.loop import Extras, Settings, finetune
-from mobo_mpq.training.recipes import TrainingContext, calibrated, parsed
+from mobo_mpq.training.recipes import TrainingContext, calibrated
 from mobo_mpq.training.sites import decisions_of, policy_of
 from mobo_mpq.training.soft_costs import SoftCost
 from mobo_mpq.trial import Recipe
@@ -70,7 +70,7 @@ class DdqOptions:
             "search": (0.0 <= self.search <= 1.0, "0 to 1"),
             "level_rate": (0.0 <= self.level_rate < math.inf, "0 or more"),
         }
-        check_each(self, "recipe 'ddq'", legal)
+        check_each(self, "learner 'ddq'", legal)
         self.resolution(Role.WEIGHT)
         self.settings()
 
@@ -89,7 +89,7 @@ class Ddq(Learner[DdqOptions]):
 
     def options(self, recipe: Recipe) -> DdqOptions:
         """Of the quantizers and the budget."""
-        return parsed(DdqOptions, recipe)
+        return parse_options(DdqOptions, recipe.options, "learner 'ddq'")
 
     def learn(self, options: DdqOptions, lesson: Lesson) -> Learned:
         """Bits of weights and activations."""

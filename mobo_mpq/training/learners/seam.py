@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mobo_mpq.folding import tensor_of
 from mobo_mpq.graph import Network
-from mobo_mpq.options import check_each
+from mobo_mpq.options import check_each, parse_options
 from mobo_mpq.policy import Policy
 from mobo_mpq.quant.base import Role, Site, build_quantizer
 from mobo_mpq.quant.functional import OFF_BITS
@@ -28,7 +28,7 @@ from mobo_mpq.training.covering import covering_within
 from mobo_mpq.training.data import batch_count, device_of, passes
 from mobo_mpq.training.learning import Learned, Learner, Lesson, register_learner
 from mobo_mpq.training.loop import Extras, Settings, finetune
-from mobo_mpq.training.recipes import calibrated, parsed
+from mobo_mpq.training.recipes import calibrated
 from mobo_mpq.training.sites import decisions_of, policy_of
 from mobo_mpq.training.soft_costs import SoftCost
 from mobo_mpq.trial import Recipe
@@ -67,7 +67,7 @@ class Mixtures:
             "temperature": (0.0 < self.temperature <= 1.0, "more than 0, at most 1"),
             "distill": (0.0 <= self.distill <= 1.0, "0 to 1"),
         }
-        check_each(self, "recipe 'seam'", legal)
+        check_each(self, "learner 'seam'", legal)
 
 
 @register_learner(Recipe("seam", epochs=2.0, options=asdict(Mixtures())))
@@ -76,7 +76,7 @@ class Seam(Learner[Mixtures]):
 
     def options(self, recipe: Recipe) -> Mixtures:
         """Of the mixtures."""
-        return parsed(Mixtures, recipe)
+        return parse_options(Mixtures, recipe.options, "learner 'seam'")
 
     def learn(self, options: Mixtures, lesson: Lesson) -> Learned:
         """The policy, and the network as trained, every tensor at the bits that the policy gives it."""

@@ -364,14 +364,14 @@ def test_a_budget_below_the_cheapest_policy_is_refused(trained: TrainingContext)
     ],
 )
 def test_options_out_of_range(trained: TrainingContext, option: str, value: float, expected: str) -> None:
-    with pytest.raises(InputError, match=f"option '{option}' of recipe 'ddq' is {value!r}; expected {expected}"):
+    with pytest.raises(InputError, match=f"option '{option}' of learner 'ddq' is {value!r}; expected {expected}"):
         found(trained, **{option: value})
 
 
 def test_other_words_and_names(trained: TrainingContext) -> None:
     with pytest.raises(UnknownName, match="unknown value of option 'levels' of DDQ 'free'; known: learned, uniform"):
         found(trained, levels="free")
-    with pytest.raises(UnknownName, match="unknown option of recipe 'ddq' 'bugdet'.*Did you mean 'budget'"):
+    with pytest.raises(UnknownName, match="unknown option of learner 'ddq' 'bugdet'.*Did you mean 'budget'"):
         found(trained, bugdet=0.5)
     with pytest.raises(InputError, match="option 'lr' of the fine-tune is 0.0; expected a number above 0"):
         found(trained, lr=0)

@@ -202,7 +202,7 @@ def test_budgets_that_nothing_keeps_are_refused(trained: TrainingContext) -> Non
     ],
 )
 def test_options_out_of_range(trained: TrainingContext, option: str, value: float, expected: str) -> None:
-    with pytest.raises(InputError, match=f"option '{option}' of recipe 'seam' is {value!r}; expected {expected}"):
+    with pytest.raises(InputError, match=f"option '{option}' of learner 'seam' is {value!r}; expected {expected}"):
         found(trained, **{option: value})
 
 
