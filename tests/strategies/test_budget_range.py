@@ -37,9 +37,12 @@ def test_budgets_end_at_the_studys_own(name):
 
 @pytest.mark.parametrize("name", ["ddq", "seam"])
 def test_a_budget_on_one_cost_leaves_the_sweep_of_another_alone(name):
-    tight = budgets(name, 65, make_toy(4, size=True, budgets={"latency_s": 0.5}).problem)
-    free = budgets(name, 65, make_toy(4, size=True).problem)
-    assert tight["size_bytes"] == free["size_bytes"] and tight["latency_s"] != free["latency_s"]
+    problems = make_toy(4, size=True, budgets={"latency_s": 0.5}).problem, make_toy(4, size=True).problem
+    tight, free = (make_strategy(name, problem, 0).lines() for problem in problems)
+    ends = [[(line.fixed["cost"], line.start, line.end) for line in lines] for lines in (tight, free)]
+    (cost, start, end), size = ends[1]
+    assert cost == "latency_s" and start == 1.0
+    assert ends[0] == [(cost, 0.5, end), size] and size[0] == "size_bytes"
 
 
 @pytest.mark.parametrize("name", SWEEPS)
