@@ -31,8 +31,8 @@ REWARDED_BY_PTQ = ("haq",)
 """Methods that need hundreds of episodes, which only evaluations without training allow in the budget."""
 
 
-NEXT_TO = 1.01
-"""Ratio to the cost of the cheapest policy up to which nothing is asked of a method."""
+ROUNDED = 1 + 1e-9
+"""Costs that differ by less are the same."""
 
 SPACES: dict[str, dict[str, Any]] = {"ne16": {"weight_bits": range(2, 9)}}
 """Target -> where its search space is not the default: NE16 takes weights bit by bit."""
@@ -156,7 +156,8 @@ def scored(task: str, target: str, policies: Sequence[Mapping[str, Any]], qualit
 def lead(prepared: Prepared, points: Sequence[tuple[float, float]], over: Sequence[tuple[float, float]]) -> float:
     """Mean over a front's members of how much better the best of ``points`` is that costs no more.
 
-    Members next to the cheapest policy that there is do not count: hardly anything else is as cheap.
+    Members that are uniform and cheaper than all that differs from them in one place do not count: with the lowest
+    bits on most devices there is nothing else as cheap.
 
     Args:
         prepared: the task; its worst quality of interest counts where no point is as cheap.
@@ -167,8 +168,10 @@ def lead(prepared: Prepared, points: Sequence[tuple[float, float]], over: Sequen
         In the quality's unit.
     """
     problem, (cost, *_) = prepared.problem, prepared.problem.costs
-    worst, least = problem.quality.reference, NEXT_TO * cost(problem.cheapest(cost.info.name))
+    worst, space = problem.quality.reference, problem.space
+    around = {policy: space.neighbour_levels(space.to_levels([policy])[0]) for policy in uniform(problem)}
+    alone = [cost(policy) for policy, levels in around.items() if cost.of_levels(levels).min() > cost(policy) * ROUNDED]
     front = [one for one in over if not any(c <= one[0] and q >= one[1] and (c, q) != one for c, q in over)]
-    members = [(spent, quality) for spent, quality in front if quality > worst and spent > least]
+    members = [(spent, quality) for spent, quality in front if quality > worst and spent not in alone]
     best = [max([worst, *(q for c, q in points if c <= spent * (1 + 1e-9))]) for spent, _ in members]
     return sum(found - own for found, (_, own) in zip(best, members, strict=True)) / len(members)
