@@ -24,7 +24,7 @@ from statistics import median  # noqa: E402
 from typing import Any  # noqa: E402
 
 import methods_plot  # noqa: E402
-from methods_runs import UNIFORM, Job, Scored, lead, prepared_task, rescore, run, scored  # noqa: E402
+from methods_runs import UNIFORM, Job, Scored, lead, prepared_task, rescore, run, scored, unmatched  # noqa: E402
 
 BUDGETS_S = {"digits": 100.0, "digits-resnet20": 120.0}
 METHODS = ("mobo", "random", "haq", "ddq", "bsq", "seam")
@@ -112,6 +112,7 @@ def report(jobs: Sequence[Job], kept: Kept, out: Path) -> None:
     task, target, fronts = jobs[0].task, jobs[0].target, dict(scored_fronts(jobs, kept))
     (reference,) = fronts[UNIFORM]
     prepared = prepared_task(task, target)
+    worst, alone = prepared.problem.quality.reference, unmatched(prepared.problem)
     seeds = max(map(len, fronts.values()))
     print(f"\n{task} on {target}: {jobs[0].budget_s:.0f} s CPU for each search, {seeds} seeds\n")
     print("| method | trials | CPU, s | policies | hypervolume on test, % | over uniform bits, points |")
@@ -121,7 +122,7 @@ def report(jobs: Sequence[Job], kept: Kept, out: Path) -> None:
         known = [one for one in runs if one is not None]
         trials, spent = median(one["trials"] for one in known), median(one["cpu_s"] for one in known)
         shares = [100 * one.share for one in found]
-        leads = [100 * lead(prepared, one.points, reference.points) for one in found]
+        leads = [100 * lead(one.points, reference.points, worst, alone) for one in found]
         members = median(len(one.points) for one in found)
         print(f"| `{method}` | {trials:g} | {spent:.0f} | {members:g} | {spread(shares)} | {spread(leads, '+')} |")
     methods_plot.draw(prepared, fronts, out / f"{task}-{target}.png")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
@@ -153,25 +153,34 @@ def scored(task: str, target: str, policies: Sequence[Mapping[str, Any]], qualit
     return Scored(sorted(points), hypervolume_share(problem.infos, trials, ideal))
 
 
-def lead(prepared: Prepared, points: Sequence[tuple[float, float]], over: Sequence[tuple[float, float]]) -> float:
+def lead(
+    points: Sequence[tuple[float, float]],
+    over: Sequence[tuple[float, float]],
+    worst: float,
+    unmatched: Collection[float] = (),
+) -> float:
     """Mean over a front's members of how much better the best of ``points`` is that costs no more.
 
-    Members that are uniform and cheaper than all that differs from them in one place do not count: with the lowest
-    bits on most devices there is nothing else as cheap.
-
     Args:
-        prepared: the task; its worst quality of interest counts where no point is as cheap.
         points: (cost, quality), quality maximised.
-        over: what is compared with; dominated members do not count, nor those that are worse than the worst.
+        over: what is compared with; dominated members do not count, nor those that are worse than ``worst``.
+        worst: the worst quality of interest, which counts where nothing is as cheap.
+        unmatched: costs of members that do not count.
 
     Returns:
         In the quality's unit.
     """
-    problem, (cost, *_) = prepared.problem, prepared.problem.costs
-    worst, space = problem.quality.reference, problem.space
-    around = {policy: space.neighbour_levels(space.to_levels([policy])[0]) for policy in uniform(problem)}
-    alone = [cost(policy) for policy, levels in around.items() if cost.of_levels(levels).min() > cost(policy) * ROUNDED]
     front = [one for one in over if not any(c <= one[0] and q >= one[1] and (c, q) != one for c, q in over)]
-    members = [(spent, quality) for spent, quality in front if quality > worst and spent not in alone]
-    best = [max([worst, *(q for c, q in points if c <= spent * (1 + 1e-9))]) for spent, _ in members]
+    members = [(cost, quality) for cost, quality in front if quality > worst and cost not in unmatched]
+    best = [max([worst, *(q for c, q in points if c <= cost * ROUNDED)]) for cost, _ in members]
     return sum(found - own for found, (_, own) in zip(best, members, strict=True)) / len(members)
+
+
+def unmatched(problem: Problem) -> list[float]:
+    """Costs of uniform policies that are cheaper than all that differ from them in one place.
+
+    With the lowest bits on most devices there is nothing else as cheap, so that no search can be better there.
+    """
+    cost, space = problem.costs[0], problem.space
+    around = {policy: space.neighbour_levels(space.to_levels([policy])[0]) for policy in uniform(problem)}
+    return [cost(policy) for policy, levels in around.items() if cost.of_levels(levels).min() > cost(policy) * ROUNDED]
