@@ -10,6 +10,7 @@ import io
 import warnings
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Self, cast
 
 import torch
@@ -23,7 +24,7 @@ from mobo_mpq.digests import add_tensor
 from mobo_mpq.errors import InputError
 from mobo_mpq.folding import Normal, fold_batch_norms
 from mobo_mpq.layers import LayerSpec
-from mobo_mpq.operators import Trace, read_operators
+from mobo_mpq.operators import Trace, moved_to, read_operators
 from mobo_mpq.quiet import quiet
 from mobo_mpq.shapes import symbol
 from mobo_mpq.unquantized import Unquantized
@@ -36,6 +37,8 @@ LABELS = "labels"
 
 _CHATTY = ("torch.fx.experimental.symbolic_shapes", "torch.export", "torch._export", "torch._dynamo")
 _MODULES = "output_modules"
+_OWN = frozenset({"trace", "layers", "unquantized", "normals", "example", "twin", "policy"})
+"""What networks, also quantized ones, have of their own; what has these names in a model would be hidden."""
 
 
 def call(network: nn.Module, inputs: Example) -> Any:
@@ -112,7 +115,9 @@ def load_program(data: bytes) -> ExportedProgram:
 class Network(GraphModule):
     """A captured model, in float: called like it, trained like it, with batch norms folded.
 
-    Parameters keep their qualified names. Modes do not change what is computed: it is always that of eval mode.
+    Parameters keep their qualified names, but for those that begin with the name of an attribute below, such as
+    ``layers``: they get an underscore there. Layers are called as in the model. Modes do not change what is computed:
+    it is always that of eval mode.
     A keyword ``labels`` that the model was captured without is ignored, so that ``network(**batch)`` works.
     Make one by :meth:`from_program` or :meth:`from_model`.
     """
@@ -129,8 +134,10 @@ class Network(GraphModule):
                 module.graph.erase_node(node)  # they would forbid half precision and other sizes
         module.graph.eliminate_dead_code()
         normals = fold_batch_norms(module)
+        trace = read_operators(module, _count_parameters(program))
+        renamed = _make_room(module)
         network = copy.deepcopy(cls(module, module.graph))
-        network.meta["trace"] = read_operators(network, _count_parameters(program))
+        network.meta["trace"] = replace(trace, operators=tuple(one.moved_to(renamed) for one in trace.operators))
         network.meta["example"] = program.example_inputs
         network.meta["normals"] = normals
         return network.train(False)
@@ -182,6 +189,29 @@ class Network(GraphModule):
     def example(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword arguments that the model was captured with: a batch of 2."""
         return self.meta["example"]
+
+
+def _make_room(module: GraphModule) -> dict[str, str]:
+    """Give another name to what networks would hide by attributes of their own, such as a list called ``layers``.
+
+    Returns:
+        First parts of qualified names: as they were -> as they are.
+    """
+    renamed: dict[str, str] = {}
+    holders: tuple[dict[str, Any], ...] = (module._modules, module._parameters, module._buffers)
+    for held in holders:
+        for name in [one for one in held if one in _OWN]:
+            renamed[name] = f"{name}_"
+            while hasattr(module, renamed[name]):
+                renamed[name] += "_"
+            held[renamed[name]] = held.pop(name)
+            if name in module._non_persistent_buffers_set:
+                module._non_persistent_buffers_set.add(renamed[name])
+    for node in module.graph.nodes:
+        if node.op in ("get_attr", "call_module"):
+            node.target = moved_to(str(node.target), renamed)
+    module.recompile()
+    return renamed
 
 
 def model_digest(model: nn.Module) -> str:

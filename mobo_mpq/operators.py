@@ -40,6 +40,10 @@ class Operator:
     axis: int
     tensor: str
 
+    def moved_to(self, renamed: Mapping[str, str]) -> Operator:
+        """The same layer, with a parameter whose qualified name may begin otherwise."""
+        return replace(self, weight=moved_to(self.weight, renamed))
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -63,6 +67,12 @@ class Trace:
     def macs(self) -> int:
         """Multiply-accumulates of the quantizable layers, per inference."""
         return sum(layer.macs for layer in self.layers)
+
+
+def moved_to(name: str, renamed: Mapping[str, str]) -> str:
+    """A qualified name whose first part may have been renamed."""
+    first, dot, rest = name.partition(".")
+    return f"{renamed.get(first, first)}{dot}{rest}"
 
 
 def read_operators(module: GraphModule, parameters: int = 0) -> Trace:

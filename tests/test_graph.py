@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from mobo_mpq.errors import InputError
 from mobo_mpq.folding import tensor_of
 from mobo_mpq.graph import Network, call, capture, load_program, model_digest, save_program
+from mobo_mpq.policy import LayerBits
+from mobo_mpq.quant import apply_policy, calibrate
+from mobo_mpq.quant.transform import quantizers
 
 
 class Normed(nn.Module):
@@ -96,6 +99,41 @@ def test_any_batch_of_the_example_gives_a_network_for_any_batch(x: Tensor, sampl
     network = Network.from_model(model, x[:samples])
     for size in (1, 2, 5):
         torch.testing.assert_close(network(x[:size]), model(x[:size]))
+
+
+class Hidden(nn.Module):
+    """Whose parts are called as attributes of networks are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)])
+        self.layers_ = nn.Linear(8, 8)
+        self.policy = nn.Linear(8, 4)
+        self.trace = nn.Parameter(torch.randn(8))
+        self.register_buffer("example", torch.randn(8), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = layer(x).relu() + self.trace
+        return self.policy(self.layers_(x) * self.example)
+
+
+def test_names_of_the_models_parts_may_be_those_of_a_networks_attributes() -> None:
+    torch.manual_seed(0)
+    model, x = Hidden(), torch.randn(5, 8)
+    program, captured = load_program(save_program(capture(model, x))), Network.from_model(model, x)
+    for network in (captured, copy.deepcopy(captured), Network.from_program(program)):
+        assert torch.equal(network(x), model(x)) and torch.equal(network.twin()(x), model(x))
+        assert [layer.name for layer in network.layers] == ["layers.0", "layers.1", "layers_", "policy"]
+        assert {"layers__.0.weight", "layers_.weight", "policy_.bias", "trace_"} <= dict(
+            network.named_parameters()
+        ).keys()
+        assert "example_" not in network.state_dict()
+    bits = {layer.name: LayerBits(32, 32) for layer in network.layers} | {"layers.1": LayerBits(4, 8)}
+    quantized = apply_policy(network, bits)
+    calibrate(quantized, [x])
+    assert {q.site.layers for q in quantizers(quantized).values()} == {("layers.1",)}
+    assert 0 < (quantized(x) - model(x)).abs().max() < 1
 
 
 class Keywords(nn.Module):

@@ -26,6 +26,9 @@ _RECTIFIED = frozenset({"Relu", "Clip"})
 
 _PRODUCTS = {"MatMul", "Gemm"}
 
+_FOLDED = frozenset({"Add", "Sub", "Mul", "Div"})
+"""Operators that it makes part of a convolution before them, if their other operand is a constant."""
+
 _SHORTENED = {"Conv", "Gemm"}
 """Operators whose float weights and biases it makes integers, if both data and result are quantized."""
 
@@ -94,49 +97,70 @@ def _fuses(node: ir.Node, operand: ir.Value) -> bool:
     if node.inputs[0] is operand or not _dequantized(node.inputs[0]):
         return False
     return node.op_type in _PRODUCTS or (
-        node.op_type == "Conv" and not _narrow(node.inputs[0]) and _ends_quantized(node.outputs[0])
+        node.op_type == "Conv" and not _narrow(node.inputs[0]) and _quantization_of(node.outputs[0]) is not None
     )
 
 
 def _narrow(value: ir.Value | None) -> bool:
-    """Whether a grid of fewer than 8 bits gave a dequantized value; a ``Min`` in front of the quantization tells."""
+    """Whether a dequantized value has a grid that is cut off below the highest integer, by a ``Min`` in front."""
     node = value.producer() if value is not None else None
-    if node is not None and node.op_type in (*_MOVED, "DequantizeLinear", "QuantizeLinear"):
+    if node is None or node.op_type not in (*_MOVED, "DequantizeLinear", "QuantizeLinear"):
+        return False
+    before = node.inputs[0].producer() if node.inputs[0] is not None else None
+    if node.op_type != "QuantizeLinear" or before is None or before.op_type != "Min":
         return _narrow(node.inputs[0])
-    return node is not None and node.op_type == "Min"
+    top = _top(node)
+    ends = [one.const_value.numpy() for one in before.inputs if one is not None and one.const_value is not None]
+    return any(np.any(end < 0.999 * top) for end in ends)
 
 
-def _ends_quantized(value: ir.Value) -> bool:
-    """Whether all that happens to a value is that it is quantized, perhaps after a rectifier, and moved after that."""
-    return _quantization_of(value) is not None
+def _top(quantization: ir.Node) -> NDArray[np.float32]:
+    """The largest value that a quantization gives."""
+    _, scale, zero_point = quantization.inputs
+    assert scale is not None and scale.const_value is not None  # carriers write both as constants
+    assert zero_point is not None and zero_point.const_value is not None
+    points = zero_point.const_value.numpy()
+    top: NDArray[np.float32] = (np.iinfo(points.dtype).max - points.astype(np.float32)) * scale.const_value.numpy()
+    return top
 
 
-def _quantization_of(value: ir.Value, dropped: frozenset[str] = _RECTIFIED) -> ir.Node | None:
+def _quantization_of(value: ir.Value, *, rectified: bool = True, folded: bool = False) -> ir.Node | None:
+    """The quantization that a value goes to and nowhere else, moved on the way at most.
+
+    Args:
+        value: of a layer.
+        rectified: whether a rectifier may come before; behind what moves elements it is not dropped.
+        folded: whether sums and products with constants may come before.
+    """
     readers = value.consumers()
     if len(readers) != 1 or value.is_graph_output():
         return None
     following = readers[0]
-    if following.op_type == "QuantizeLinear":
+    kind, others = following.op_type, [one for one in following.inputs if one is not value]
+    if kind == "QuantizeLinear":
         return following
-    if following.op_type not in _MOVED | dropped or following.inputs[0] is not value:
-        return None
-    return _quantization_of(following.outputs[0], frozenset() if following.op_type in _MOVED else dropped)
+    if kind in _FOLDED:
+        passes = folded and all(_is_constant(one) for one in others)
+    else:
+        passes = following.inputs[0] is value and (kind in _MOVED or (rectified and kind in _RECTIFIED))
+    behind = rectified and kind not in _MOVED
+    return _quantization_of(following.outputs[0], rectified=behind, folded=folded) if passes else None
+
+
+def _is_constant(value: ir.Value | None) -> bool:
+    node = value.producer() if value is not None else None
+    return value is not None and (value.const_value is not None or (node is not None and node.op_type == "Constant"))
 
 
 def _fence(graph: ir.Graph, layer: ir.Node) -> None:
     """A ``Min`` in front of the quantization of a layer's result, if there is one: it saturates there anyway."""
-    quantization = _quantization_of(layer.outputs[0])
-    if quantization is None:
-        return
-    data, scale, zero_point = quantization.inputs
-    assert scale is not None and scale.const_value is not None and zero_point is not None
-    assert zero_point.const_value is not None
-    points = zero_point.const_value.numpy()
-    high = (np.iinfo(points.dtype).max - points.astype(np.float32)) * scale.const_value.numpy()
-    node = ir.node("Min", [_constant(graph, f"{layer.name}_{scale.name}_high", high), data])
-    node.metadata_props.update(quantization.metadata_props)
-    graph.insert_before(quantization, node)
-    quantization.replace_input_with(0, node.outputs[0])
+    quantization = _quantization_of(layer.outputs[0], folded=True)
+    if quantization is not None:
+        data = quantization.inputs[0]
+        node = ir.node("Min", [_constant(graph, f"{layer.name}_high", _top(quantization)), data])
+        node.metadata_props.update(quantization.metadata_props)
+        graph.insert_before(quantization, node)
+        quantization.replace_input_with(0, node.outputs[0])
 
 
 def _split_gemm(graph: ir.Graph, gemm: ir.Node) -> None:
@@ -153,7 +177,7 @@ def _split_gemm(graph: ir.Graph, gemm: ir.Node) -> None:
         weight = nodes[-1].outputs[0]
     nodes.append(ir.node("MatMul", [data, weight]))
     if bias is not None and bias.const_value is not None:
-        negative = _constant(graph, f"{bias.name}_negative", -bias.const_value.numpy())
+        negative = _constant(graph, f"{gemm.name}_{bias.name}_negative", -bias.const_value.numpy())
         nodes.append(ir.node("Sub", [nodes[-1].outputs[0], negative]))
     _replace(graph, gemm, nodes)
 

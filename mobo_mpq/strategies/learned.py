@@ -128,7 +128,8 @@ class Sweep(Strategy):
             line, one, two = max(gaps, key=lambda gap: promise.of(*gap[1:], same=self.scale.same))
             value = self.scale.back((one.place + two.place) / 2)
         else:  # the user wants a single value
-            line, value = lines[0], lines[0].start
+            line = lines[(self.number - 1) % len(lines)]
+            value = line.start
         recipe, aim = self.recipe(self.options), {**line.fixed, self.swept: value}
         return [Proposal(None, self.name, learner=replace(recipe, options={**recipe.options, **aim}))]
 

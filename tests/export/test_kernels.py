@@ -113,6 +113,55 @@ def test_the_runtime_makes_nothing_coarser_that_the_policy_leaves_fine(
     assert verify_onnx(path, quantized, [batch]).max_abs_difference < 1e-4
 
 
+class Frozen(nn.Module):
+    """Batch norms that are sums and products with constants, as object detectors have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Conv2d(1 if i == 0 else 8, 8, 3, padding=1, bias=False) for i in range(4)])
+        for i in range(4):
+            self.register_buffer(f"scale{i}", torch.logspace(-1, 1, 8).roll(i)[:, None, None])
+            self.register_buffer(f"shift{i}", torch.linspace(-0.3, 0.3, 8)[:, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for i, layer in enumerate(self.layers):
+            x = F.relu(self.get_buffer(f"shift{i}") + layer(x) * self.get_buffer(f"scale{i}"))
+        return x.mean((2, 3))
+
+
+@pytest.mark.parametrize("bits", [(8, 8), (4, 8), (4, 4)])
+def test_sums_and_products_behind_a_convolution_make_nothing_coarser(tmp_path: Path, bits: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    frozen = Network.from_model(Frozen(), torch.randn(2, 1, 12, 12))
+    quantized = exported(frozen, tmp_path / "model.onnx", **{layer.name: bits for layer in frozen.layers})
+    batch = torch.randn(200, 1, 12, 12, generator=torch.Generator().manual_seed(2))
+    found = verify_onnx(tmp_path / "model.onnx", quantized, [batch])
+    with torch.no_grad():
+        assert found.max_abs_difference < 1e-3 * float(quantized(batch).abs().max())
+
+
+class Twice(nn.Module):
+    """A linear layer that is called twice, and a minimum of the user's own between convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
+        self.last, self.again, self.head = nn.Conv2d(8, 8, 1), nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.minimum(F.relu(self.first(x)), torch.tensor(1e6))
+        x = F.relu(self.last(F.relu(self.second(x)))).amax((2, 3))
+        return self.head(F.relu(self.again(F.relu(self.again(x)))))
+
+
+def test_a_layer_that_is_called_twice_and_a_minimum_that_cuts_nothing_off(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = Network.from_model(Twice(), torch.randn(2, 1, 16, 16))
+    quantized = exported(network, tmp_path / "model.onnx")
+    assert verify_onnx(tmp_path / "model.onnx", quantized, [torch.randn(200, 1, 16, 16)], agreement=0.98)
+    assert Counter(node.op_type for node in optimized(tmp_path / "model.onnx").node)["QLinearConv"] >= 1
+
+
 def test_weights_stay_integers_in_the_file(network: Network, tmp_path: Path) -> None:
     exported(network, tmp_path / "model.onnx", depthwise=FLOAT)
     kinds = {entry.name: entry.data_type for entry in onnx.load(tmp_path / "model.onnx").graph.initializer}

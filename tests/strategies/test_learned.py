@@ -163,6 +163,9 @@ def test_what_runs_is_not_asked_for_again():
 
 def test_a_single_strength_is_tried_again_and_again():
     assert swept("bsq", 4, {"lowest": 0.3, "highest": 0.3}) == pytest.approx([0.3] * 3)
+    learners = [one.learner for one in proposals("ddq", 5, {"lowest": 0.5, "highest": 0.5}, size=True)[1:]]
+    assert [one.options["budget"] for one in learners] == pytest.approx([0.5] * 4)
+    assert [one.options["cost"] for one in learners] == ["latency_s", "size_bytes"] * 2
 
 
 @pytest.mark.parametrize("name", ["ddq", "seam"])
