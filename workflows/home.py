@@ -42,13 +42,14 @@ class StudyFolder:
     def exists(self) -> bool:
         """Whether a study was begun here; a failure before its first trial leaves nothing to resume.
 
-        A study that waits for its proxy has begun when that has. A journal that cannot be read counts, too: nobody may
-        write over it.
+        A study that waits for its proxy has begun when that has; a study of that name that is no proxy of it is
+        another matter. A journal that cannot be read counts, too: nobody may write over it.
         """
         try:
             events = read_events(self.journal) if self.journal.is_file() else []
             proxies = [self.path.parent / event["proxy_study"] for event in events if "proxy_study" in event]
-            return any(event["event"] == "trial" for event in events) or any(map(_exists, proxies))
+            begun = any(event["event"] == "trial" for event in events)
+            return begun or any(_is_proxy(StudyFolder(path), self.name) for path in proxies)
         except JournalError:
             return True
 
@@ -79,8 +80,8 @@ class StudyFolder:
             )
 
 
-def _exists(path: Path) -> bool:
-    return StudyFolder(path).exists
+def _is_proxy(folder: StudyFolder, of: str) -> bool:
+    return folder.exists and read_events(folder.journal)[0].get("proxy_of") == of
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -92,7 +92,8 @@ def _begin(place: Home, prepared: Prepared, options: RunOptions, waiting: Prepar
         place: home of the studies.
         prepared: the study, without a proxy that comes before.
         options: how it is run.
-        waiting: the study that this one is the proxy of; it has begun as soon as this one has.
+        waiting: the study that this one is the proxy of; it has begun as soon as this one has, and nobody else may
+            write to it while this one runs.
     """
     _tell_what_is_special(prepared)
     config, prepared = prepared.config, _with_sensitivities(prepared)
@@ -100,10 +101,10 @@ def _begin(place: Home, prepared: Prepared, options: RunOptions, waiting: Prepar
     strategy = make_strategy(config.strategy, prepared.problem, config.seed, config.strategy_options)
     thought_s = time.thread_time() - start
     folder = place.study(config.name)
-    with _new_journal(place, folder, prepared) as journal:
-        if waiting is not None:
-            with _new_journal(place, place.study(waiting.config.name), waiting):
-                pass  # its trials come when those of the proxy have ended
+    with ExitStack() as opened:
+        journal = opened.enter_context(_new_journal(place, folder, prepared))
+        if waiting is not None:  # locked, for its name is free until the first trial on the proxy has begun
+            opened.enter_context(_new_journal(place, place.study(waiting.config.name), waiting))
         study = Study(prepared.problem, strategy, journal, thought_s=thought_s)
         return StudyRun(place, folder, prepared, study, journal, options, config.trials).go()
 
@@ -167,7 +168,11 @@ def _transfer(place: Home, prepared: Prepared, options: RunOptions, trials: int 
 
 
 def _found_on_proxy(place: Home, prepared: Prepared, options: RunOptions, trials: int | None) -> StudyRecord:
-    """The finished search on the proxy."""
+    """The finished search on the proxy.
+
+    Raises:
+        InputError: the study of that name is no proxy of this one.
+    """
     proxy = prepared.proxy
     assert proxy is not None, "it transfers"
     folder = place.study(proxy.config.name)
@@ -176,6 +181,11 @@ def _found_on_proxy(place: Home, prepared: Prepared, options: RunOptions, trials
         _say(f"searching on the proxy, as study '{folder.name}'")
         return begin(place, replace(proxy, config=proxy.config.model_copy(update=asked)), options)
     record = StudyRecord.read(folder)
+    if record.header.get("proxy_of") != prepared.config.name:
+        raise InputError(
+            f"study '{folder.name}' is not the proxy of study '{prepared.config.name}', another search has taken that "
+            f"name; move {folder.path} elsewhere, and the next resume searches on the proxy anew"
+        )
     total = _checked_total(record, trials)
     if total == record.total and _is_done(record):
         return record

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mobo_mpq.config import StudyConfig
-from mobo_mpq.errors import InputError, PolicyError
+from mobo_mpq.errors import InputError, JournalError, PolicyError
 from mobo_mpq.journal import read_events
 from mobo_mpq.training.recipes import default_recipe
 from mobo_mpq.workflows import evaluation, sensitivities, study_run
@@ -177,6 +177,29 @@ def test_a_search_goes_on_where_it_was_interrupted(
         begin(tmp_path, toy)
     for name in ("s", "s-proxy"):
         assert told(tmp_path, name) == told(home, name)
+
+
+@pytest.mark.usefixtures("quick")
+def test_nobody_takes_a_study_that_waits_for_its_proxy(
+    toy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither has a trial yet, and another search wants the name."""
+    files = [tmp_path / "studies/s" / name for name in ("journal.jsonl", "study.toml")]
+    real, refused = study_run.StudyRun.go, []
+
+    def go(self: Any) -> StudyRecord:
+        if self.prepared.proxy_of is not None:
+            before = [file.read_text() for file in files]
+            with pytest.raises(JournalError, match="another process is working on .*studies/s/journal.jsonl"):
+                begin(tmp_path, toy, proxy_fraction=1.0, recipe="ptq", trials=1)
+            assert [file.read_text() for file in files] == before
+            refused.append(self.folder.name)
+        return real(self)
+
+    monkeypatch.setattr(study_run.StudyRun, "go", go)
+    record = begin(tmp_path, toy, recipe="ptq", trials=1)
+    assert refused == ["s-proxy"]
+    assert record.is_finished and record.header["proxy_study"] == "s-proxy"
 
 
 @pytest.mark.usefixtures("quick")

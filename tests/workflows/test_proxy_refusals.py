@@ -1,5 +1,7 @@
 """Searches on a proxy that cannot be: refused with a sentence, before anything is begun."""
 
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,27 @@ def test_a_search_that_is_refused_leaves_its_name_free(
         resume("s", home=tmp_path, runner="serial")
     assert search(**common | wrong | right).is_finished
     assert StudyRecord.read(Home.of(tmp_path).study("s-proxy")).evaluated == 2
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_study_that_only_has_the_name_of_the_proxy(toy: str, tmp_path: Path) -> None:
+    common: dict[str, Any] = dict(task=toy, home=tmp_path, runner="serial", strategy="random", recipe="ptq", trials=1)
+    search(**common, name="s", proxy_fraction=0.1)
+    folder = Home.of(tmp_path).study("s-proxy")
+    shutil.rmtree(folder.path)
+    search(**common, name="s-proxy")
+    journals = [folder.journal, Home.of(tmp_path).study("s").journal]
+    before = [journal.read_text() for journal in journals]
+    sentence = (
+        f"study 's-proxy' is not the proxy of study 's', another search has taken that name; move {folder.path} "
+        "elsewhere, and the next resume searches on the proxy anew"
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(sentence)}$"):
+        resume("s", trials=3, home=tmp_path, runner="serial")
+    assert [journal.read_text() for journal in journals] == before
+    folder.path.rename(tmp_path / "elsewhere")
+    assert resume("s", trials=3, home=tmp_path, runner="serial").is_finished
+    assert StudyRecord.read(folder).evaluated == 3
 
 
 @pytest.mark.parametrize(
