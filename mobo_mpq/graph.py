@@ -205,8 +205,6 @@ def _make_room(module: GraphModule) -> dict[str, str]:
             while hasattr(module, renamed[name]):
                 renamed[name] += "_"
             held[renamed[name]] = held.pop(name)
-            if name in module._non_persistent_buffers_set:
-                module._non_persistent_buffers_set.add(renamed[name])
     for node in module.graph.nodes:
         if node.op in ("get_attr", "call_module"):
             node.target = moved_to(str(node.target), renamed)
