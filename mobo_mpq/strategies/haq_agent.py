@@ -134,5 +134,8 @@ def truncated_normal(mean: Floats, deviation: float, uniform: Floats) -> Floats:
     """Normal noise around an action, cut off at 0 and 1, from uniform numbers in [0, 1): no generator is involved."""
     if deviation <= 0.0:
         return np.clip(mean, 0.0, 1.0)
-    low, high = ndtr((0.0 - mean) / deviation), ndtr((1.0 - mean) / deviation)
-    return np.asarray(np.clip(mean + deviation * ndtri(low + uniform * (high - low)), 0.0, 1.0))
+    low, high = (0.0 - mean) / deviation, (1.0 - mean) / deviation
+    mass = ndtr(high) - ndtr(low)
+    below, above = ndtr(low) + uniform * mass, ndtr(-high) + (1.0 - uniform) * mass
+    place = np.where(below < 0.5, ndtri(below), -ndtri(above))  # each from its own tail: the other has no digits there
+    return np.asarray(np.clip(mean + deviation * place, 0.0, 1.0))

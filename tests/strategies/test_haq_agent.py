@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import truncnorm
 
@@ -84,6 +84,8 @@ def test_rewards_are_centred_by_a_moving_average() -> None:
 
 @settings(deadline=None)
 @given(mean=st.floats(0.0, 1.0), deviation=st.floats(0.01, 2.0))
+@example(mean=0.0, deviation=0.125)  # the upper end is eight deviations away
+@example(mean=0.5, deviation=0.0625)
 def test_noise_is_a_truncated_normal(mean: float, deviation: float) -> None:
     uniform = np.linspace(0.0, 1.0, 11)
     low, high = (0.0 - mean) / deviation, (1.0 - mean) / deviation

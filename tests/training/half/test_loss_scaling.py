@@ -15,6 +15,7 @@ from torch import Tensor
 from mobo_mpq.errors import InputError, TrainingDiverged, UnknownName
 from mobo_mpq.policy import Policy
 from mobo_mpq.quant.transform import QuantizedNetwork
+from mobo_mpq.training.data import passes
 from mobo_mpq.training.half.scaling import COUNT_INTERVAL, LOSS_SCALINGS, PATIENCE, Half, arithmetic_of
 from mobo_mpq.training.half.shares import gradient_tallies
 from mobo_mpq.training.loop import Settings, finetune
@@ -124,7 +125,7 @@ def exploding(context: TrainingContext, above: int = 0, size: float = 1e30) -> C
 
 def tuned(context: TrainingContext, loss: Any, steps: int, **settings: Any) -> dict[str, float]:
     network, _ = run(context, 0.0)
-    batches = list(context.train) * 4
+    batches = passes(context.train, 0)  # in the same order, however often the loader was read before
     return dict(finetune(network, batches, loss, steps, Settings(distill=0.0, **settings), context.network))
 
 
