@@ -208,7 +208,6 @@ def _make_room(module: GraphModule) -> dict[str, str]:
     for node in module.graph.nodes:
         if node.op in ("get_attr", "call_module"):
             node.target = moved_to(str(node.target), renamed)
-    module.recompile()
     return renamed
 
 

@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mobo_mpq import graph
 from mobo_mpq.errors import InputError
 from mobo_mpq.folding import tensor_of
 from mobo_mpq.graph import Network, call, capture, load_program, model_digest, save_program
 from mobo_mpq.policy import LayerBits
 from mobo_mpq.quant import apply_policy, calibrate
-from mobo_mpq.quant.transform import quantizers
+from mobo_mpq.quant.transform import QuantizedNetwork, quantizers
 
 
 class Normed(nn.Module):
@@ -133,6 +134,11 @@ def test_names_of_the_models_parts_may_be_those_of_a_networks_attributes() -> No
     calibrate(quantized, [x])
     assert {q.site.layers for q in quantizers(quantized).values()} == {("layers.1",)}
     assert 0 < (quantized(x) - model(x)).abs().max() < 1
+
+
+def test_every_public_attribute_of_networks_makes_room_for_the_models() -> None:
+    own = {name for kind in (Network, QuantizedNetwork) for name in vars(kind) if not name.startswith("_")}
+    assert own - {"from_program", "from_model"} == graph._OWN
 
 
 class Keywords(nn.Module):

@@ -186,6 +186,11 @@ class Strategy(ABC):
         rows = [self._levels_of_policy[policy] for policy in policies if self.is_of_space(policy)]
         return np.array(rows, dtype=np.intp).reshape(len(rows), len(self.problem.space.sizes))
 
+    def highest_affordable(self) -> Policy:
+        """The highest bits everywhere, or what is left of them within the budgets: trial 0."""
+        highest = self.problem.space.highest()
+        return highest if self.problem.broken_budget(highest) is None else self._descent(highest)
+
     def rng(self, number: int, *labels: str | int) -> np.random.Generator:
         """A NumPy stream for one proposal."""
         return rng(self.seed, type(self).__name__, number, *labels)
@@ -257,11 +262,9 @@ class Strategy(ABC):
     # --- book-keeping -----------------------------------------------------------------------------------------------
 
     def _first(self) -> Proposal:
-        """The highest bits everywhere: what every user compares with."""
-        highest = self.problem.space.highest()
-        if self.problem.broken_budget(highest) is None:
-            return Proposal(highest, "highest")
-        return Proposal(self._descent(highest), "highest-affordable")
+        """What every user compares with."""
+        policy = self.highest_affordable()
+        return Proposal(policy, "highest" if policy == self.problem.space.highest() else "highest-affordable")
 
     def _descent(self, policy: Policy) -> Policy:
         """From the highest bits, always to the cheapest neighbour, until the budgets hold."""

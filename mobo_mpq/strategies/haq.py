@@ -147,10 +147,8 @@ class Haq(Strategy):
     def _range(self, index: int) -> tuple[float, float]:
         """Least and greatest budget on a cost."""
         cost = self.costs[index]
-        first = self._first().policy
-        assert first is not None, "trial 0 has a policy"
         ends = self.options.lowest, self.options.highest
-        return budget_range(self.problem, cost, ends, cost(first), "strategy 'haq'")
+        return budget_range(self.problem, cost, ends, cost(self.highest_affordable()), "strategy 'haq'")
 
     def _columns(self, cost: int, limit: float) -> Floats:
         """What a shared agent sees of the budget: its place in the range, 1 for costs that have none."""

@@ -198,10 +198,9 @@ class BudgetSweep(Sweep):
 
     def _line(self, cost: CostObjective) -> Line:
         span, name, whole = self.options.span, cost.info.name, cost(self.problem.space.highest())
-        ends, costliest = (span.lowest, span.highest), self._first().policy
-        assert costliest is not None  # the first proposal of every strategy is a policy
-        low, high = budget_range(self.problem, cost, ends, self.default_ends[1] * whole, f"strategy '{self.name}'")
-        return Line({"cost": name}, high / whole, costliest, low / whole, self.problem.cheapest(name))
+        low, high = budget_range(self.problem, cost, (span.lowest, span.highest), whole, f"strategy '{self.name}'")
+        first, last = self.highest_affordable(), self.problem.cheapest(name)
+        return Line({"cost": name}, high / whole, first, low / whole, last)
 
 
 class Ddq(BudgetSweep):

@@ -29,6 +29,6 @@ class Listed(Strategy):
 
     def left(self) -> list[Policy]:
         """What has not been proposed yet, each policy once."""
-        begin = [] if self.number else [self._first().policy]
+        begin = [] if self.number else [self.highest_affordable()]
         new = [policy for policy in dict.fromkeys([*begin, *self.policies]) if policy not in self.seen]
-        return [policy for policy in new if policy is not None and self.problem.broken_budget(policy) is None]
+        return [policy for policy in new if self.problem.broken_budget(policy) is None]

@@ -78,7 +78,6 @@ class Programme(Strategy):
     def _reach(self) -> list[tuple[float, float]]:
         """Of each cost, the least that is possible, and that of trial 0."""
         if self._ranges is None:
-            first = self._first().policy
-            assert first is not None, "trial 0 has a policy"
+            first = self.highest_affordable()
             self._ranges = [(cost(self.problem.cheapest(cost.info.name)), cost(first)) for cost in self.problem.costs]
         return self._ranges

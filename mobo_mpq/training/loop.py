@@ -86,6 +86,10 @@ class Extras:
     penalty: Callable[[Tensor], Tensor] | None = None
     after_step: Callable[[int], None] | None = None
 
+    def added_to(self, loss: Tensor) -> Tensor:
+        """The loss of a batch with the penalty."""
+        return loss if self.penalty is None else loss + self.penalty(loss.detach())
+
 
 def cosine(step: int, steps: int, warmup: float) -> float:
     """Factor on the learning rate: a linear rise, then half a cosine (Loshchilov and Hutter 2017) that ends near 0.
@@ -138,9 +142,7 @@ def finetune(
     device, early = device_of(network), probed_after(steps)
     for step, batch in zip(range(steps), batches, strict=False):
         inputs, target = split_batch(to_device(batch, device))
-        value = objective(inputs, target)
-        if extras.penalty is not None:
-            value = value + extras.penalty(value.detach())
+        value = extras.added_to(objective(inputs, target))
         norm = _gradients(arithmetic, value, optimizer, limits)
         if bool(torch.isfinite(value.detach() + norm)):
             optimizer.step()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mobo_mpq.errors import InputError, TrainingDiverged, UnknownName
 from mobo_mpq.graph import Network
+from mobo_mpq.options import is_whole
 from mobo_mpq.training.data import device_of
 from mobo_mpq.training.half.ledger import Ledger, Tally
 from mobo_mpq.training.half.network import in_half
@@ -65,7 +66,7 @@ def check_half(settings: HalfSettings) -> None:
             f"option 'loss_scale' of the fine-tune is {scale!r}; expected a power of two, such as 1024, or 0 for the "
             "default of the loss scaling"
         )
-    if not (1 <= interval < math.inf and interval == int(interval)):
+    if not is_whole(interval, 1):
         raise InputError(
             f"option 'scale_interval' of the fine-tune is {interval!r}; expected a whole number of at least 1"
         )

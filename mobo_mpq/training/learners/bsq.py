@@ -13,7 +13,7 @@ import torch
 from mobo_mpq.choices import Variable
 from mobo_mpq.errors import InputError, UnknownName
 from mobo_mpq.folding import tensor_of
-from mobo_mpq.options import check_each, parse_options
+from mobo_mpq.options import check_each, is_whole, parse_options
 from mobo_mpq.problem import Problem
 from mobo_mpq.quant import functional
 from mobo_mpq.quant.base import Role
@@ -64,10 +64,7 @@ class Sparsity:
     def __post_init__(self) -> None:
         legal = {
             "strength": (0.0 <= self.strength < math.inf, "0 or more"),
-            "activation_bits": (
-                0.0 <= self.activation_bits <= MOST_BITS and self.activation_bits == int(self.activation_bits),
-                f"a whole number from 0 to {MOST_BITS}",
-            ),
+            "activation_bits": (is_whole(self.activation_bits, 0, MOST_BITS), f"a whole number from 0 to {MOST_BITS}"),
             "rate": (0.0 < self.rate <= 1.0, "more than 0, at most 1"),
             "period": (0.0 < self.period < math.inf, "a number above 0"),
             "final": (0.0 <= self.final < 1.0, "0 or more, below 1"),
